@@ -1,0 +1,140 @@
+"""``auto``: time what could run a bundle on this machine, keep the fastest, and remember it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edge_fer.backends.host import cpu_identity
+from edge_fer.backends.registry import BACKENDS, DIALECTS, backend_module, cache_folder
+from edge_fer.core.bundle import Bundle
+from edge_fer.core.errors import DeviceError, UsageError
+from edge_fer.core.files import atomic_file
+from edge_fer.core.spec import Frozen
+
+PROBE_TIMEOUT_S = 300
+
+
+class Candidate(Frozen):
+    """One way to run a bundle. ``median_us`` is the warm latency of one face here; ``error`` says why there is none."""
+
+    backend: str
+    precision: str
+    median_us: float | None = None
+    error: str | None = None
+
+
+class Choice(Frozen):
+    """The candidates that were timed, fastest first; the first one is the choice."""
+
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+    def reason(self) -> str:
+        """One sentence for people."""
+        timed = [c for c in self.candidates if c.median_us is not None]
+        if len(timed) == 1:
+            return "the only one that runs here"
+        listed = ", ".join(f"{c.backend} {c.precision} {c.median_us:.0f} µs" for c in timed if c.median_us is not None)
+        return f"fastest measured here: {listed}"
+
+
+def candidates(bundle: Bundle, backend: str, precision: str) -> list[tuple[str, str]]:
+    """(backend, precision) pairs that are installed, supported here, and present in the bundle; ``auto`` is any."""
+    pairs = []
+    for name in BACKENDS if backend == "auto" else (backend,):
+        build = backend_module(name, "build")
+        if build.version() is None:
+            continue
+        for kind in build.precisions():
+            form = build.onnx_form(kind)
+            present = any(
+                v.precision == form and v.dialect in ("any", DIALECTS[name]) for v in bundle.manifest.variants
+            )
+            if present and precision in ("auto", kind):
+                pairs.append((name, kind))
+    return pairs
+
+
+def choose(
+    bundle: Bundle,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int = 1,
+    cache: Path | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Choice:
+    """Pick backend and precision. Nothing is timed when only one pair is possible, or when this was asked before.
+
+    The remembered choice is keyed by bundle, backend versions, device and threads.
+
+    Raises:
+        UsageError: no installed backend can run the bundle in the precision that was asked for.
+        DeviceError: every candidate failed; the message gives each reason.
+    """
+    pairs = candidates(bundle, backend, precision)
+    if not pairs:
+        installed = [n for n in BACKENDS if backend_module(n, "build").version() is not None]
+        raise UsageError(
+            f"Nothing here can run {bundle.manifest.model.name} with backend {backend} and precision {precision}.",
+            fix=f"Installed backends: {', '.join(installed) or 'none'}; forms in the bundle: "
+            f"{', '.join(v.precision for v in bundle.manifest.variants)}. `edge-fer doctor` says more.",
+        )
+    if len(pairs) == 1:
+        return Choice(candidates=(Candidate(backend=pairs[0][0], precision=pairs[0][1]),))
+    path = (cache or cache_folder()) / "choices" / f"{_key(bundle, pairs, threads)}.json"
+    if (remembered := _read(path)) is not None:
+        return remembered
+    timed = []
+    for name, kind in pairs:
+        if on_step is not None:
+            on_step(f"Building and timing {name} {kind}")
+        timed.append(_probe(bundle, name, kind, threads, cache))
+    usable = sorted((c for c in timed if c.median_us is not None), key=lambda c: c.median_us or 0.0)
+    if not usable:
+        reasons = "; ".join(f"{c.backend} {c.precision}: {c.error}" for c in timed)
+        raise DeviceError(f"No backend could run {bundle.manifest.model.name}: {reasons}.")
+    choice = Choice(candidates=(*usable, *(c for c in timed if c.median_us is None)))
+    with atomic_file(path) as temporary:
+        temporary.write_text(choice.model_dump_json(indent=2), encoding="utf-8")
+    return choice
+
+
+def _key(bundle: Bundle, pairs: Sequence[tuple[str, str]], threads: int) -> str:
+    parts = [bundle.sha256, cpu_identity(), str(threads)]
+    parts += [f"{name} {kind} {backend_module(name, 'build').version()}" for name, kind in pairs]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> Choice | None:
+    try:
+        return Choice.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _probe(bundle: Bundle, backend: str, precision: str, threads: int, cache: Path | None) -> Candidate:
+    command = [sys.executable, "-m", "edge_fer.backends.probe", str(bundle.path), backend, precision, str(threads)]
+    environment = os.environ if cache is None else {**os.environ, "EDGE_FER_CACHE": str(cache)}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return Candidate(
+            backend=backend, precision=precision, median_us=answer.get("median_us"), error=answer.get("error")
+        )
+    except subprocess.TimeoutExpired:
+        return Candidate(backend=backend, precision=precision, error=f"no answer within {PROBE_TIMEOUT_S} s")
+    except (IndexError, json.JSONDecodeError):
+        tail = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return Candidate(backend=backend, precision=precision, error=f"crashed: {tail[0]}")

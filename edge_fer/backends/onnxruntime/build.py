@@ -1,0 +1,68 @@
+"""ONNX file -> engine for ONNX Runtime: the graph as its optimiser leaves it on this CPU.
+
+Storing the optimised graph makes a cold start cheaper, and lets a reader see which kernels will run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import metadata
+from pathlib import Path
+
+from edge_fer.backends.host import cpu_identity
+from edge_fer.core.errors import DeviceError, EdgeFerError, MissingDependencyError, UsageError
+
+ENGINE_FILE = "model.ort.onnx"
+PRECISIONS = ("fp32", "int8")
+ERRORS_ONLY = 3
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+
+
+def version() -> str | None:
+    """Version of the installed package, or ``None``; asks the metadata, so nothing is loaded."""
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None
+
+
+def device() -> str:
+    return cpu_identity()
+
+
+def precisions() -> tuple[str, ...]:
+    """What the CPU provider computes in. It runs fp16 graphs too, but by casting every layer to fp32 and back."""
+    return PRECISIONS
+
+
+def onnx_form(precision: str) -> str:
+    """Which form of the bundle a precision is built from."""
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"ONNX Runtime's CPU provider has no {precision} kernels; it would cast every layer to fp32 and back.",
+            fix="Use --precision fp32 or int8.",
+        )
+    return precision
+
+
+def build(onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int) -> list[str]:
+    """Write the engine's files into ``out`` and return their names."""
+    onnx_form(precision)
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise MissingDependencyError("onnxruntime", extra="", purpose="the ONNX Runtime backend") from None
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.optimized_model_filepath = str(out / ENGINE_FILE)
+    try:
+        ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _explain(error, onnx) from None
+    return [ENGINE_FILE]
+
+
+def _explain(error: Exception, path: Path) -> EdgeFerError:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DeviceError(f"ONNX Runtime cannot load {path}: {text}")

@@ -1,0 +1,223 @@
+"""Backends by name, and the one way to get an engine: from the cache when it fits, built when it does not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from edge_fer.backends.canary import check_canary
+from edge_fer.core.bundle import Bundle, check_files, read_canary, record_files
+from edge_fer.core.engine import Engine
+from edge_fer.core.errors import BundleError, EdgeFerError, MissingDependencyError, UsageError
+from edge_fer.core.files import atomic_folder, inside, sha256_file
+from edge_fer.core.manifest import CanaryRecord, EngineManifest, read_manifest, write_manifest
+from edge_fer.core.spec import ModelSpec
+
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "edge_fer.backends.onnxruntime",
+    "openvino": "edge_fer.backends.openvino",
+}
+
+DIALECTS: dict[str, str] = {"onnxruntime": "cpu", "openvino": "cpu", "tensorrt": "trt"}
+"""Which int8 dialect a backend reads. Each *loads* the other one too, but runs it slower or computes something else."""
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One backend on this machine. ``precisions`` is empty when it is not installed; ``detail`` says why or what."""
+
+    name: str
+    installed: bool
+    version: str | None
+    precisions: tuple[str, ...]
+    detail: str
+
+
+def backend_module(backend: str, part: str) -> ModuleType:
+    """Import ``build`` or ``engine`` of a backend; neither imports the backend's own library yet."""
+    if backend not in BACKENDS:
+        raise UsageError(f"Unknown backend {backend!r}.", fix=f"Known: auto, {', '.join(sorted(BACKENDS))}.")
+    return importbackend_module(f"{BACKENDS[backend]}.{part}")
+
+
+def installed_version(backend: str) -> str:
+    """Version of a backend's package.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    version: str | None = backend_module(backend, "build").version()
+    if version is None:
+        raise MissingDependencyError(backend, extra=backend, purpose=f"the {backend} backend")
+    return version
+
+
+def installed_backends() -> list[BackendStatus]:
+    """Every backend that the project knows, installed or not. Loads the installed ones."""
+    found = []
+    for name in BACKENDS:
+        build = backend_module(name, "build")
+        version = build.version()
+        if version is None:
+            found.append(BackendStatus(name, False, None, (), f"pip install 'edge-fer[{name}]'"))
+            continue
+        try:
+            found.append(BackendStatus(name, True, version, build.precisions(), build.device()))
+        except EdgeFerError as error:
+            found.append(BackendStatus(name, False, version, (), str(error)))
+    return found
+
+
+def cache_folder() -> Path:
+    """Where built engines live: ``$EDGE_FER_CACHE``, or the user's cache folder of the operating system."""
+    if configured := os.environ.get("EDGE_FER_CACHE"):
+        return Path(configured)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edge-fer", appauthor=False) / "engines"
+
+
+def engine_key(bundle: Bundle, backend: str, precision: str, max_batch: int) -> str:
+    """Name of an engine's folder: everything that makes a built engine unfit when it changes."""
+    build = backend_module(backend, "build")
+    parts = (bundle.sha256, backend, installed_version(backend), build.device(), precision, str(max_batch), "1")
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return f"{bundle.manifest.model.name}-{backend}-{precision}-{digest}"
+
+
+def _build_into(folder: Path, onnx: Path, draft: EngineManifest, canary: Path | None, threads: int) -> EngineManifest:
+    build = backend_module(draft.backend, "build")
+    names: list[str] = build.build(onnx, folder, precision=draft.precision, max_batch=draft.max_batch, threads=threads)
+    if canary is not None:
+        shutil.copyfile(canary, folder / draft.canary.file)
+        names.append(draft.canary.file)
+    manifest = draft.model_copy(update={"files": record_files(folder, names)})
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _draft(
+    spec: ModelSpec, onnx: Path, bundle_sha256: str, backend: str, precision: str, max_batch: int, canary: CanaryRecord
+) -> EngineManifest:
+    return EngineManifest.model_validate(
+        {
+            "model": spec,
+            "bundle_sha256": bundle_sha256,
+            "variant_sha256": sha256_file(onnx),
+            "backend": backend,
+            "backend_version": installed_version(backend),
+            "device": backend_module(backend, "build").device(),
+            "precision": precision,
+            "max_batch": max_batch,
+            "files": (),
+            "canary": canary,
+        }
+    )
+
+
+def _load(folder: Path, manifest: EngineManifest, threads: int, slots: int) -> Engine:
+    engine: Engine = backend_module(manifest.backend, "engine").load(folder, manifest, threads=threads, slots=slots)
+    return engine
+
+
+def open_engine(
+    bundle: Bundle,
+    *,
+    backend: str,
+    precision: str,
+    max_batch: int = 8,
+    threads: int = 1,
+    slots: int = 2,
+    cache: Path | None = None,
+    on_build: Callable[[str], None] | None = None,
+) -> Engine:
+    """Open a bundle as an engine on this machine, building it on first use.
+
+    The cached engine is used when its key, its files' hashes and its canary all fit; an engine that no longer loads is
+    rebuilt once. ``on_build`` is told, in words, when a build begins.
+
+    Raises:
+        EdgeFerError: the backend is missing, cannot run the precision, or computes something else than the bundle.
+    """
+    _check_bounds(max_batch, threads, slots)
+    build = backend_module(backend, "build")
+    form = bundle.variant(build.onnx_form(precision), DIALECTS[backend])
+    key = engine_key(bundle, backend, precision, max_batch)
+    folder = (cache or cache_folder()) / key
+    if (folder / "manifest.json").exists():
+        try:
+            return open_built_engine(folder, threads=threads, slots=slots)
+        except BundleError:
+            # A half-copied or edited cache entry is not the user's doing: build it afresh, once, and let that fail.
+            shutil.rmtree(folder, ignore_errors=True)
+    if on_build is not None:
+        on_build(f"Building {bundle.manifest.model.name} for {backend} {precision} (first use on this machine)")
+    onnx = bundle.file(form.file)
+    draft = _draft(bundle.manifest.model, onnx, bundle.sha256, backend, precision, max_batch, bundle.manifest.canary)
+    with atomic_folder(folder) as temporary:
+        manifest = _build_into(temporary, onnx, draft, bundle.file(bundle.manifest.canary.file), threads)
+        # An engine that fails its canary must not reach the cache.
+        with _load(temporary, manifest, threads, 1) as candidate:
+            check_canary(candidate, bundle.canary())
+    return _load(folder, manifest, threads, slots)
+
+
+def open_built_engine(folder: Path, *, threads: int = 1, slots: int = 2) -> Engine:
+    """Open an engine folder: its files must be unchanged, and built for this backend version and this device.
+
+    Raises:
+        BundleError: damaged, edited, or built for another machine or version; or it fails its canary.
+    """
+    _check_bounds(1, threads, slots)
+    manifest = read_manifest(folder, EngineManifest)
+    check_files(folder, manifest.files)
+    version, device = installed_version(manifest.backend), backend_module(manifest.backend, "build").device()
+    if manifest.backend_version != version:
+        raise BundleError(
+            f"The engine {folder} is of {manifest.backend} {manifest.backend_version}, but {version} is installed.",
+            fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+        )
+    if manifest.device != device:
+        raise BundleError(
+            f"The engine {folder} was built for {manifest.device}; this machine is {device}.",
+            fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+        )
+    engine = _load(folder, manifest, threads, slots)
+    try:
+        check_canary(engine, read_canary(inside(folder, manifest.canary.file)))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def open_onnx(
+    path: Path,
+    spec: ModelSpec,
+    *,
+    backend: str,
+    precision: str,
+    max_batch: int = 8,
+    threads: int = 1,
+    slots: int = 1,
+) -> Engine:
+    """Open one ONNX file that follows our names (``input``, ``logits``) directly: no bundle, no cache, no canary."""
+    _check_bounds(max_batch, threads, slots)
+    backend_module(backend, "build").onnx_form(precision)
+    canary = CanaryRecord(file="none", tolerance={})
+    draft = _draft(spec, path, "0" * 64, backend, precision, max_batch, canary)
+    with tempfile.TemporaryDirectory(prefix="edge-fer-", ignore_cleanup_errors=True) as name:
+        manifest = _build_into(Path(name), path, draft, None, threads)
+        return _load(Path(name), manifest, threads, slots)
+
+
+def _check_bounds(max_batch: int, threads: int, slots: int) -> None:
+    if max_batch < 1 or threads < 1 or slots < 1:
+        raise UsageError("The batch size, the number of threads and the number of slots must be at least 1.")

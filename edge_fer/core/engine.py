@@ -1,0 +1,61 @@
+"""What every inference backend looks like to the rest of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.core.manifest import EngineManifest
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+INPUT = "input"
+"""Name of the one input of every classifier that we export: float32 (N, C, H, W)."""
+OUTPUT = "logits"
+"""Name of the one output: float32 (N, classes), before softmax."""
+
+
+@runtime_checkable
+class Slot(Protocol):
+    """Buffers of one request, allocated once. Only one request may be in flight per slot."""
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
+        """Write the batch here before ``submit``: each (max_batch, ...), C-contiguous."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, NDArray[np.float32]]:
+        """Valid after ``wait`` and until this slot's next ``submit``: each (max_batch, ...)."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A network ready to run on one device. Use as a context manager, from one thread at a time."""
+
+    @property
+    def manifest(self) -> EngineManifest: ...
+
+    @property
+    def slots(self) -> Sequence[Slot]: ...
+
+    def submit(self, slot: Slot, n: int) -> None:
+        """Start inference on the first ``n`` rows of the slot (1 <= n <= max_batch). Allocates nothing."""
+        ...
+
+    def wait(self, slot: Slot) -> None:
+        """Block until the slot's outputs are valid; raise what the backend raised, as an ``EdgeFerError``."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

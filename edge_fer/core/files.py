@@ -1,0 +1,97 @@
+"""Files that are either whole or absent, and paths that stay inside their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_fer.core.errors import BadInputError, BundleError, DeviceError
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe_os_error(error: OSError, path: Path) -> BadInputError | DeviceError:
+    """One sentence for what the operating system said about ``path``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC):
+        return DeviceError(f"No space left while writing {path}; nothing was changed there.", fix="Free some space.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DeviceError(f"No permission for {path}.")
+    return BadInputError(f"{path}: {error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its name on success and vanishes on any error.
+
+    The suffix is kept, because writers choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that replaces it on success; on any error ``path`` stays untouched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(retired / path.name)
+            temporary.replace(path)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            temporary.replace(path)
+    except OSError as error:
+        raise describe_os_error(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Resolve ``name`` below ``folder``.
+
+    Raises:
+        BundleError: the name is absolute, climbs out, or is a link that leads elsewhere.
+    """
+    root = folder.resolve()
+    path = (root / name).resolve()
+    if Path(name).is_absolute() or root not in path.parents:
+        raise BundleError(f"{folder} names a file outside itself: {name!r}.")
+    return path

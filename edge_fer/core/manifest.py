@@ -1,0 +1,164 @@
+"""The two manifests: of a bundle (portable, mailed around) and of an engine (bound to one machine)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from edge_fer.core.errors import BundleError
+from edge_fer.core.files import atomic_file
+from edge_fer.core.spec import Frozen, ModelSpec
+
+MANIFEST = "manifest.json"
+_FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class FileRecord(Frozen):
+    """A file of the folder: a plain name, its size in bytes and SHA-256."""
+
+    name: str = Field(pattern=_FILE_NAME)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=_SHA256)
+
+
+class Variant(Frozen):
+    """One ONNX form of the network. ``dialect`` tells int8 forms apart: ``cpu`` (for CPUs) or ``trt``."""
+
+    precision: Literal["fp32", "fp16", "int8"]
+    dialect: Literal["any", "cpu", "trt"] = "any"
+    file: str = Field(pattern=_FILE_NAME)
+
+
+class CheckpointRecord(Frozen):
+    """Where the weights came from. ``macs`` are multiply-accumulates of one sample, convolutions and dense layers."""
+
+    file: str
+    sha256: str = Field(pattern=_SHA256)
+    parameters: int = Field(gt=0)
+    macs: int = Field(gt=0)
+
+
+class CalibrationRecord(Frozen):
+    """How the int8 ranges were found. ``data_sha256`` covers the sample ids and their pixels, in order."""
+
+    method: str
+    samples: int = Field(gt=0)
+    source: str
+    data_sha256: str = Field(pattern=_SHA256)
+    file: str = Field(pattern=_FILE_NAME)
+
+
+class AccuracyRecord(Frozen):
+    """Accuracy of one variant on one backend. Fractions in 0..1; the interval is a 95 % bootstrap of top-1."""
+
+    backend: str
+    precision: str
+    data: str
+    n: int = Field(gt=0)
+    top1: float = Field(ge=0, le=1)
+    top1_interval: tuple[float, float]
+    macro_f1: float = Field(ge=0, le=1)
+    per_class_recall: dict[str, float]
+
+
+class ParityRecord(Frozen):
+    """Agreement of a variant with the reference, over ``n`` inputs; gaps are of logits."""
+
+    backend: str
+    precision: str
+    reference: str
+    n: int = Field(gt=0)
+    top1_agreement: float = Field(ge=0, le=1)
+    max_gap: float = Field(ge=0)
+    mean_gap: float = Field(ge=0)
+
+
+class GateRecord(Frozen):
+    """The accuracy gate that int8 had to pass: ``max_drop`` in percentage points of top-1."""
+
+    max_drop: float = Field(ge=0)
+    applied: bool
+    drop: float | None = None
+    drop_interval: tuple[float, float] | None = None
+    n: int | None = None
+    passed: bool | None = None
+
+
+class CanaryRecord(Frozen):
+    """A stored input and its logits. ``tolerance`` is the largest accepted logit gap, per precision."""
+
+    file: str = Field(pattern=_FILE_NAME)
+    tolerance: dict[str, float]
+
+
+class BundleManifest(Frozen):
+    """``manifest.json`` of a bundle: contract, files with hashes, and everything that was measured on them."""
+
+    kind: Literal["edge-fer-bundle"] = "edge-fer-bundle"
+    format: Literal[1] = 1
+    edge_fer_version: str
+    model: ModelSpec
+    checkpoint: CheckpointRecord
+    opset: int = Field(ge=13)
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    files: tuple[FileRecord, ...]
+    canary: CanaryRecord
+    calibration: CalibrationRecord | None = None
+    parity: tuple[ParityRecord, ...] = ()
+    accuracy: tuple[AccuracyRecord, ...] = ()
+    gate: GateRecord | None = None
+
+
+class EngineManifest(Frozen):
+    """``manifest.json`` of a built engine. All fields of ``key`` must match this machine, or it is rebuilt."""
+
+    kind: Literal["edge-fer-engine"] = "edge-fer-engine"
+    format: Literal[1] = 1
+    model: ModelSpec
+    bundle_sha256: str = Field(pattern=_SHA256)
+    variant_sha256: str = Field(pattern=_SHA256)
+    backend: str
+    backend_version: str
+    device: str
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    max_batch: int = Field(ge=1)
+    files: tuple[FileRecord, ...]
+    canary: CanaryRecord
+
+
+_M = TypeVar("_M", BundleManifest, EngineManifest)
+
+
+def read_manifest(folder: Path, kind: type[_M]) -> _M:
+    """Read and validate ``folder/manifest.json``.
+
+    Raises:
+        BundleError: the folder or file is missing, not JSON, of another kind or version, or has wrong fields.
+    """
+    path = folder / MANIFEST
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} is not a bundle or engine: it has no {MANIFEST}.",
+            fix="Make one with: edge-fer compile CHECKPOINT",
+        ) from None
+    except OSError as error:
+        raise BundleError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BundleError(
+            f"{path} is not a valid manifest: {where}: {first['msg']}.",
+            fix="Compile the bundle again: edge-fer compile",
+        ) from None
+
+
+def write_manifest(folder: Path, manifest: BundleManifest | EngineManifest) -> None:
+    """Write ``folder/manifest.json``, readable by people, replaced in one step."""
+    with atomic_file(folder / MANIFEST) as path:
+        path.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,70 @@
+"""The model contract: what training and deployment must agree on, stored with the weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edge_fer.core.labels import EMOTIONS
+
+Colour = Literal["gray", "rgb"]
+Interpolation = Literal["area", "linear"]
+Alignment = Literal["none", "eyes"]
+
+
+class Frozen(BaseModel):
+    """Base of every file format of ours: immutable, and unknown keys are errors, not typos that pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PreprocessSpec(Frozen):
+    """How the pixels of a face become the network's input.
+
+    A value ``v`` in 0..255 of channel ``c`` becomes ``(v / 255 - mean[c]) / std[c]``. ``margin`` is the fraction of the
+    detected box's longer side that is added on *each* side before the square crop is taken. ``area`` means OpenCV's
+    ``INTER_AREA`` when shrinking and ``INTER_LINEAR`` when enlarging; ``linear`` means ``INTER_LINEAR`` always.
+    """
+
+    size_hw: tuple[int, int]
+    colour: Colour
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    margin: float = Field(default=0.0, ge=0.0, le=1.0)
+    alignment: Alignment = "none"
+    interpolation: Interpolation = "area"
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.colour == "gray" else 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreprocessSpec:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"colour {self.colour!r} needs {self.channels} mean and std values")
+        if min(self.std) <= 0:
+            raise ValueError("std values must be positive")
+        if not all(8 <= side <= 1024 for side in self.size_hw):
+            raise ValueError("size_hw must lie between 8 and 1024 pixels")
+        return self
+
+
+class ModelSpec(Frozen):
+    """A trained network's contract. ``arch`` names an entry of ``edge_fer.models``; ``name`` is what people call it."""
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    arch: str
+    labels: tuple[str, ...] = EMOTIONS
+    preprocess: PreprocessSpec
+
+    @model_validator(mode="after")
+    def _labels(self) -> ModelSpec:
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be at least two distinct names")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one sample."""
+        return (self.preprocess.channels, *self.preprocess.size_hw)

@@ -1,0 +1,33 @@
+"""Fixtures that every part of the suite shares: a cache of its own, and the real data when it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Engines built by the tests stay out of the user's cache; one build serves the whole session."""
+    folder = tmp_path_factory.mktemp("engine-cache")
+    os.environ["EDGE_FER_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Bundle:
+    """The default model's bundle, as it travels in the wheel."""
+    return open_bundle(find_bundle())
+
+
+@pytest.fixture(scope="session")
+def fer2013() -> Path:
+    """Root of FER-2013 in class folders; tests that need it are skipped where it is absent."""
+    root = os.environ.get("EDGE_FER_DATA")
+    if not root or not (Path(root) / "fer2013").is_dir():
+        pytest.skip("set EDGE_FER_DATA to a folder that holds fer2013/")
+    return Path(root) / "fer2013"

@@ -1,0 +1,74 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_fer.core.errors import BundleError, DeviceError
+from edge_fer.core.files import atomic_file, atomic_folder, inside
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="half way"), atomic_file(target) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError("half way")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_full_disk_is_one_sentence_and_a_device_error(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="No space left") as caught, atomic_file(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.exit_code == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_really_full_device_is_reported_the_same_way(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="No space left"), atomic_file(tmp_path / "a.bin") as temporary:
+        temporary.unlink()
+        temporary.symlink_to("/dev/full")
+        temporary.write_bytes(b"x" * 10_000)
+
+
+def test_a_folder_is_replaced_in_one_step(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    with atomic_folder(target) as temporary:
+        (temporary / "new.txt").write_text("new")
+        assert (target / "old.txt").exists()
+    assert [p.name for p in target.iterdir()] == ["new.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "new.txt").write_text("new")
+        raise RuntimeError
+    assert (target / "old.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "."])
+def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="outside itself"):
+        inside(tmp_path, name)
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("x")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match="outside itself"):
+        inside(folder, "link")
