@@ -1,0 +1,98 @@
+"""Reader for trees of class folders: ``DIR/<class>/*.jpg`` or ``DIR/<split>/<class>/*.jpg``.
+
+This is how Kaggle distributes FER-2013, and what people make by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.labels import EMOTIONS, canonical
+from edge_fer.data.samples import Image, Samples
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+def read_image(path: Path) -> Image:
+    """Decode one file: (H, W) uint8 for a grey file, (H, W, 3) uint8 BGR otherwise.
+
+    Raises:
+        BadInputError: the file is missing, empty, or not an image.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise BadInputError(f"Cannot read {path}: {error.strerror}.") from None
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if image is None:
+        raise BadInputError(f"{path} is not an image that OpenCV can decode.")
+    if image.dtype != np.uint8:
+        image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _class_dirs(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for child in sorted(root.iterdir()):
+        if child.is_dir() and (label := canonical(child.name)) is not None:
+            found[label] = child
+    return found
+
+
+def find_splits(root: Path) -> dict[str, Path]:
+    """Folders that hold class folders, by name; ``{"": root}`` when ``root`` holds the class folders itself.
+
+    One more level is looked through, because archives often unpack into a folder of their own.
+    """
+    if not root.is_dir():
+        raise BadInputError(f"{root} is not a folder.")
+    if _class_dirs(root):
+        return {"": root}
+    splits = {child.name: child for child in sorted(root.iterdir()) if child.is_dir() and _class_dirs(child)}
+    if splits:
+        return splits
+    children = [child for child in sorted(root.iterdir()) if child.is_dir()]
+    if len(children) == 1:
+        return find_splits(children[0])
+    raise BadInputError(
+        f"{root} holds no class folders ({', '.join(EMOTIONS)}), nor folders of them.",
+        fix="Point at a folder such as DIR/happy/*.jpg or DIR/test/happy/*.jpg.",
+    )
+
+
+def open_class_folders(root: Path, split: str | None = None) -> Samples:
+    """List the images below ``root``; labels follow :data:`EMOTIONS`, ids are paths relative to the split's folder.
+
+    Raises:
+        UsageError: several splits exist and none, or an unknown one, was named.
+        BadInputError: no class folder or no image.
+    """
+    splits = find_splits(root)
+    if split is None:
+        if len(splits) > 1:
+            raise UsageError(f"{root} has several splits.", fix=f"Name one with --split: {', '.join(splits)}.")
+        split = next(iter(splits))
+    if split not in splits:
+        available = ", ".join(name or "(none: class folders lie at the top)" for name in splits)
+        raise UsageError(f"{root} has no split {split!r}.", fix=f"Available: {available}.")
+    base = splits[split]
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, folder in _class_dirs(base).items():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                paths.append(path)
+                labels.append(EMOTIONS.index(label))
+    return Samples(
+        ids=tuple(path.relative_to(base).as_posix() for path in paths),
+        labels=np.asarray(labels, dtype=np.int64),
+        class_names=EMOTIONS,
+        read=lambda i: read_image(paths[i]),
+        source=str(base),
+    )

@@ -1,0 +1,44 @@
+"""The picture of a training: loss, accuracy and learning rate over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_fer.core.errors import MissingDependencyError
+from edge_fer.core.files import atomic_file
+from edge_fer.train.loop import EpochLog
+
+
+def plot_log(path: Path, log: Sequence[EpochLog], title: str) -> None:
+    """Write a PNG with two panels: losses, and held-out top-1 with the learning rate behind it."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("matplotlib", extra="train", purpose="the training curve") from None
+    epochs = [row.epoch + 1 for row in log]
+    figure = Figure(figsize=(10, 3.8), dpi=130, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    losses, accuracy = figure.subplots(1, 2)
+    losses.plot(epochs, [row.train_loss for row in log], label="training (mixed, smoothed targets)", color="#d95f02")
+    losses.plot(epochs, [row.val_loss for row in log], label="held out, plain labels", color="#1b9e77")
+    losses.set(xlabel="epoch", ylabel="cross-entropy", title=title)
+    best = max(log, key=lambda row: row.val_top1)
+    accuracy.plot(epochs, [100 * row.val_top1 for row in log], color="#1b9e77", label="held out (moving average)")
+    accuracy.plot(best.epoch + 1, 100 * best.val_top1, "o", color="#1b9e77")
+    accuracy.annotate(
+        f"{100 * best.val_top1:.1f} %", (best.epoch + 1, 100 * best.val_top1), xytext=(-4, 8),
+        textcoords="offset points", ha="right",
+    )  # fmt: skip
+    accuracy.set(xlabel="epoch", ylabel="top-1, %", title="single crop")
+    rate = accuracy.twinx()
+    rate.fill_between(epochs, [row.lr for row in log], color="#7570b3", alpha=0.15, label="learning rate")
+    rate.set(ylabel="learning rate", ylim=(0, None))
+    for axis in (losses, accuracy):
+        axis.grid(alpha=0.25)
+    losses.legend(frameon=False)
+    handles = [*accuracy.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]]
+    accuracy.legend(handles=handles, frameon=False, loc="lower right")
+    with atomic_file(path) as temporary:
+        canvas.print_png(temporary)  # type: ignore[no-untyped-call]

@@ -1,0 +1,250 @@
+"""The training loop: recipe + samples -> best checkpoint, log and resumable state."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from edge_fer.core.errors import BadInputError, CheckpointError
+from edge_fer.core.files import atomic_file
+from edge_fer.data.samples import Samples
+from edge_fer.models.checkpoint import save_checkpoint
+from edge_fer.models.registry import build_model
+from edge_fer.runtime.preprocess import face_pixels
+from edge_fer.train.augment import augment, mix
+from edge_fer.train.optim import build_optimizers, cosine_factor
+from edge_fer.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One row of ``log.csv``. Accuracies are fractions; ``val_*`` are of the exponential moving average."""
+
+    epoch: int
+    size: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+    seconds: float
+    images_per_s: float
+
+
+def load_pixels(samples: Samples, recipe: Recipe) -> Tensor:
+    """All samples as uint8 (n, C, H, W) of the contract's size, held in memory."""
+    spec = recipe.model.preprocess
+    pixels = np.empty((len(samples), *recipe.model.input_shape), np.uint8)
+    for i in range(len(samples)):
+        face = face_pixels(samples.read(i), spec)
+        pixels[i] = face[None] if face.ndim == 2 else face.transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16) if recipe.amp == "bf16" else nullcontext()
+
+
+class Trainer:
+    """Owns the model, its moving average, the optimisers and the self-targets of one run.
+
+    The *self-targets* are a running mean of the network's own predictions per training image (temporal ensembling,
+    Laine & Aila 2017). From ``self_target_start`` on they replace a share of the label: FER-2013's labels are wrong
+    or ambiguous for about a third of the images, and the mean of many augmented views is a better target than one
+    annotator's word.
+    """
+
+    def __init__(self, recipe: Recipe, train: Samples, validation: Samples, out: Path, device: str = "cpu") -> None:
+        if train.class_names != recipe.model.labels or validation.class_names != recipe.model.labels:
+            raise BadInputError(f"The data's classes {train.class_names} are not the recipe's {recipe.model.labels}.")
+        if len(train) < recipe.batch_size:
+            raise BadInputError(f"{train.source} has {len(train)} training images, less than one batch.")
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.out, self.device = recipe, out, torch.device(device)
+        self.model = build_model(recipe.model, recipe.model_options).to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizers = build_optimizers(self.model, recipe.optimizer)
+        self.base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.pixels, self.val_pixels = load_pixels(train, recipe), load_pixels(validation, recipe)
+        self.labels, self.val_labels = torch.from_numpy(train.labels), torch.from_numpy(validation.labels)
+        classes = len(recipe.model.labels)
+        self.self_targets = torch.full((len(train), classes), 1.0 / classes)
+        self.seen = torch.zeros(len(train), dtype=torch.bool)
+        self.epoch, self.step, self.best = 0, 0, -1.0
+        self.log: list[EpochLog] = []
+        spec = recipe.model.preprocess
+        self.mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
+        self.std = torch.tensor(spec.std).view(1, -1, 1, 1)
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "self_targets": self.self_targets,
+            "seen": self.seen,
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "recipe": self.recipe.model_dump_json(),
+            "log": [asdict(row) for row in self.log],
+        }
+        with atomic_file(self.out / "state.pt") as temporary:
+            torch.save(state, temporary)
+
+    def resume(self) -> bool:
+        """Continue from ``state.pt`` in the output folder; ``False`` when there is none.
+
+        Raises:
+            CheckpointError: the state is damaged, or belongs to another recipe.
+        """
+        path = self.out / "state.pt"
+        if not path.exists():
+            return False
+        fix = "Choose another --out, or start again with --fresh."
+        try:
+            state = torch.load(path, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"The state {path} cannot be read: {error}.", fix=fix) from None
+        if state["recipe"] != self.recipe.model_dump_json():
+            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=fix)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.self_targets, self.seen = state["self_targets"], state["seen"]
+        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.log = [EpochLog(**row) for row in state["log"]]
+        return True
+
+    # -- one epoch -----------------------------------------------------------------------------------------------
+
+    def _batches(self, generator: Generator) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.labels), generator=generator)
+        size = self.recipe.batch_size
+        for start in range(0, len(order) - size + 1, size):
+            yield order[start : start + size]
+
+    def _set_lr(self, progress: float) -> float:
+        factor = cosine_factor(progress, self.recipe.optimizer.warmup_epochs / self.recipe.epochs)
+        for optimizer, lrs in zip(self.optimizers, self.base_lr, strict=True):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr * factor
+        return float(self.base_lr[0][0]) * factor
+
+    def _targets(self, index: Tensor) -> Tensor:
+        classes = self.self_targets.shape[1]
+        smoothing = self.recipe.label_smoothing
+        target = functional.one_hot(self.labels[index], classes).float() * (1 - smoothing) + smoothing / classes
+        start = self.recipe.self_target_start
+        if start is not None and self.epoch >= start:
+            weight = self.seen[index].float().unsqueeze(1) * self.recipe.self_target_weight
+            target = target * (1 - weight) + self.self_targets[index] * weight
+        return target
+
+    def _remember(self, index: Tensor, logits: Tensor) -> None:
+        probabilities = functional.softmax(logits, dim=1).cpu()
+        momentum = self.recipe.self_target_momentum
+        first = ~self.seen[index]
+        mean = self.self_targets[index] * momentum + probabilities * (1 - momentum)
+        self.self_targets[index] = torch.where(first.unsqueeze(1), probabilities, mean)
+        self.seen[index] = True
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        for average, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if average.dtype.is_floating_point:
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+    def run_epoch(self) -> EpochLog:
+        """Train one epoch, validate the moving average, append to the log and save the state."""
+        recipe, started = self.recipe, time.perf_counter()
+        epoch_seed = recipe.seed * 100_003 + self.epoch
+        generator = torch.Generator().manual_seed(epoch_seed)
+        torch.manual_seed(epoch_seed)  # dropout draws from the global generator
+        size_hw = recipe.size_at(self.epoch)
+        steps = len(self.labels) // recipe.batch_size
+        loss_sum, hits, lr = 0.0, 0, 0.0
+        self.model.train()
+        for i, index in enumerate(self._batches(generator)):
+            lr = self._set_lr((self.epoch + (i + 1) / steps) / recipe.epochs)
+            x = self.pixels[index].float().div_(255)
+            x = augment(x, recipe.augment, generator, size_hw)
+            x = ((x - self.mean) / self.std).to(self.device)
+            targets = self._targets(index)
+            mixed = torch.rand(1, generator=generator).item() < recipe.augment.mix_probability
+            if mixed:
+                x, targets = mix(x, targets, recipe.augment, generator)
+            with _autocast(recipe, self.device):
+                logits = self.model(x.to(memory_format=torch.channels_last)).float()
+            loss = functional.cross_entropy(logits, targets.to(self.device))
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.step += 1
+            self._update_ema()
+            if not mixed:
+                self._remember(index, logits.detach())
+            loss_sum += loss.item()
+            hits += int((logits.argmax(1).cpu() == self.labels[index]).sum())
+        val_loss, val_top1 = self.validate()
+        seconds = time.perf_counter() - started
+        count = steps * recipe.batch_size
+        row = EpochLog(
+            self.epoch, size_hw[0], lr, loss_sum / steps, hits / count, val_loss, val_top1, seconds, count / seconds
+        )
+        self.log.append(row)
+        self.epoch += 1
+        if val_top1 > self.best:
+            self.best = val_top1
+            save_checkpoint(self.out / "best.safetensors", recipe.model, recipe.model_options, self.ema)
+        self.save_state()
+        self.write_log()
+        return row
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """(cross-entropy, top-1 fraction) of the moving average on the held-out samples, single crop."""
+        loss, hits = 0.0, 0
+        for start in range(0, len(self.val_labels), 256):
+            x = self.val_pixels[start : start + 256].float().div_(255)
+            x = ((x - self.mean) / self.std).to(self.device)
+            labels = self.val_labels[start : start + 256].to(self.device)
+            with _autocast(self.recipe, self.device):
+                logits = self.ema(x.to(memory_format=torch.channels_last)).float()
+            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+            hits += int((logits.argmax(1) == labels).sum())
+        return loss / len(self.val_labels), hits / len(self.val_labels)
+
+    def write_log(self) -> None:
+        with atomic_file(self.out / "log.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(asdict(self.log[0])))
+            writer.writeheader()
+            writer.writerows(
+                {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in self.log
+            )
+
+    def run(self, progress: Callable[[EpochLog], None]) -> None:
+        """Train to the recipe's last epoch; the final moving average is saved as ``last.safetensors``."""
+        while self.epoch < self.recipe.epochs:
+            progress(self.run_epoch())
+        save_checkpoint(self.out / "last.safetensors", self.recipe.model, self.recipe.model_options, self.ema)

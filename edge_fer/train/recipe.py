@@ -1,0 +1,117 @@
+"""Training recipes: YAML files that are validated before anything slow starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.files import atomic_file
+from edge_fer.core.spec import Frozen, ModelSpec
+from edge_fer.train.augment import AugmentSpec
+
+
+class OptimizerSpec(Frozen):
+    """``lr`` is for a whole batch.
+
+    ``muon`` orthogonalises the updates of convolution weights; the other parameters get SGD at ``lr_other``.
+    """
+
+    kind: Literal["sgd", "adamw", "muon"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    lr_other: float | None = Field(default=None, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+
+
+class SizePhase(Frozen):
+    """From epoch ``start`` on, train at ``size_hw``."""
+
+    start: int = Field(ge=0)
+    size_hw: tuple[int, int]
+
+
+class Recipe(Frozen):
+    """Everything that a training depends on besides the data's location and the number of threads."""
+
+    model: ModelSpec
+    model_options: dict[str, object] = Field(default_factory=dict)
+    split: str = "train"
+    holdout_fraction: float = Field(default=0.06, gt=0, lt=0.5)
+    holdout_salt: str = "edge-fer"
+    seed: int = 0
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(default=128, gt=0)
+    amp: Literal["none", "bf16"] = "bf16"
+    optimizer: OptimizerSpec = OptimizerSpec()
+    augment: AugmentSpec = AugmentSpec()
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    self_target_start: int | None = None
+    self_target_weight: float = Field(default=0.0, ge=0, lt=1)
+    self_target_momentum: float = Field(default=0.8, ge=0, lt=1)
+    sizes: tuple[SizePhase, ...] = ()
+
+    def size_at(self, epoch: int) -> tuple[int, int]:
+        """Training resolution (height, width) of an epoch."""
+        size = self.model.preprocess.size_hw
+        for phase in self.sizes:
+            if epoch >= phase.start:
+                size = phase.size_hw
+        return size
+
+
+def save_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a recipe as YAML, with every default spelt out, so that a run can be repeated from its folder alone."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _override(tree: dict[str, object], setting: str) -> None:
+    """Apply ``a.b=value`` to a nested mapping; the value is YAML."""
+    keys, separator, value = setting.partition("=")
+    if not separator or not keys:
+        raise UsageError(f"--set takes key=value, not {setting!r}.", fix="For example: --set optimizer.lr=0.02")
+    *parents, last = keys.split(".")
+    for key in parents:
+        child = tree.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise UsageError(f"--set {setting}: {key!r} holds a value, not a group of keys.")
+        tree = child
+    tree[last] = yaml.safe_load(value)
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or any YAML file by path, and apply ``key=value`` overrides.
+
+    Raises:
+        UsageError: neither a file nor the name of a shipped recipe.
+        BadInputError: the file is not a valid recipe; the message names each wrong key.
+    """
+    path = Path(name_or_path)
+    shipped = resources.files("edge_fer.train.recipes")
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    elif (entry := shipped / f"{name_or_path}.yaml").is_file():
+        text, where = entry.read_text(encoding="utf-8"), f"recipe {name_or_path}"
+    else:
+        known = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
+        raise UsageError(f"No recipe {name_or_path!r}.", fix=f"Shipped recipes: {', '.join(known)}.")
+    try:
+        tree = yaml.safe_load(text)
+        if not isinstance(tree, dict):
+            raise BadInputError(f"{where} is not a valid recipe: it holds no keys.")
+        for setting in overrides:
+            _override(tree, setting)
+        return Recipe.model_validate(tree)
+    except yaml.YAMLError as error:
+        raise BadInputError(f"{where} is not valid YAML: {error}.") from None
+    except ValidationError as error:
+        findings = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BadInputError(f"{where} is not a valid recipe: {findings}.") from None

@@ -1,0 +1,146 @@
+"""Training learns, resumes to the same result, and refuses what it cannot use."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from edge_fer.cli.main import app
+from edge_fer.core.errors import BadInputError, CheckpointError, UsageError
+from edge_fer.core.labels import EMOTIONS
+from edge_fer.data.samples import Samples
+from edge_fer.train.loop import EpochLog, Trainer
+from edge_fer.train.optim import cosine_factor, orthogonalise
+from edge_fer.train.recipe import Recipe, load_recipe
+
+SMALL = ["batch_size=14", "model_options.widths=[8, 8, 16, 16]", "sizes=[]", "augment={flip: false}", "amp=none", "ema_decay=0.5"]
+
+
+def pictures(per_class: int) -> Samples:
+    """Seven easily told textures: stripes of another angle per class, with noise."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[0:48, 0:48]
+    images, labels = [], []
+    for label in range(7):
+        angle = label * np.pi / 7
+        stripes = 127 + 100 * np.sin((x * np.cos(angle) + y * np.sin(angle)) * 0.9)
+        for _ in range(per_class):
+            images.append(np.clip(stripes + rng.normal(0, 10, (48, 48)), 0, 255).astype(np.uint8))
+            labels.append(label)
+    return Samples(
+        tuple(f"{i}.png" for i in range(len(images))),
+        np.asarray(labels, dtype=np.int64),
+        EMOTIONS,
+        lambda i: images[i],
+        "test textures",
+    )
+
+
+def small(*more: str) -> Recipe:
+    return load_recipe("compact", [*SMALL, *more])
+
+
+def test_a_small_network_learns_seven_textures(tmp_path: Path) -> None:
+    samples = pictures(12)
+    trainer = Trainer(small("epochs=15", "optimizer.lr=0.02"), samples, samples, tmp_path)
+    rows: list[EpochLog] = []
+    trainer.run(rows.append)
+    assert rows[-1].val_top1 > 0.95
+    assert {p.name for p in tmp_path.iterdir()} == {"best.safetensors", "last.safetensors", "log.csv", "state.pt"}
+    with (tmp_path / "log.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 15
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, optimizer: str) -> None:
+    recipe = small(
+        "epochs=3", f"optimizer.kind={optimizer}", "augment.mix_probability=0.5", "augment.rotate_deg=10",
+        "self_target_start=1", "self_target_weight=0.3",
+    )  # fmt: skip
+    samples = pictures(4)
+    whole = Trainer(recipe, samples, samples, tmp_path / "whole")
+    whole.run(lambda row: None)
+    first = Trainer(recipe, samples, samples, tmp_path / "parts")
+    first.run_epoch()
+    second = Trainer(recipe, samples, samples, tmp_path / "parts")
+    assert second.resume()
+    second.run(lambda row: None)
+    for name, value in whole.ema.state_dict().items():
+        torch.testing.assert_close(value, second.ema.state_dict()[name], msg=name)
+
+
+def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    samples = pictures(4)
+    Trainer(small("epochs=2"), samples, samples, tmp_path).run_epoch()
+    with pytest.raises(CheckpointError, match="another recipe"):
+        Trainer(small("epochs=3"), samples, samples, tmp_path).resume()
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    samples = pictures(4)
+    trainer = Trainer(small("epochs=2"), samples, samples, tmp_path)
+    trainer.run_epoch()
+    (tmp_path / "state.pt").write_bytes(b"\x80\x02 not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        trainer.resume()
+
+
+def test_too_little_data_is_refused(tmp_path: Path) -> None:
+    samples = pictures(1)
+    with pytest.raises(BadInputError, match="less than one batch"):
+        Trainer(small("epochs=1", "batch_size=64"), samples, samples, tmp_path)
+
+
+def test_recipes_explain_what_is_wrong_with_them(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Shipped recipes: compact"):
+        load_recipe("no-such-recipe")
+    with pytest.raises(BadInputError, match="epochs"):
+        load_recipe("compact", ["epochs=0"])
+    with pytest.raises(BadInputError, match=r"optimizer\.learning_rate"):
+        load_recipe("compact", ["optimizer.learning_rate=1"])
+    with pytest.raises(UsageError, match="key=value"):
+        load_recipe("compact", ["epochs"])
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1, 2")
+    with pytest.raises(BadInputError, match="not valid YAML"):
+        load_recipe(str(path))
+
+
+def test_orthogonalised_updates_have_singular_values_near_one() -> None:
+    matrix = torch.randn(24, 90, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrix).float())
+    assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
+    torch.testing.assert_close(orthogonalise(matrix.T), orthogonalise(matrix).T, atol=0.05, rtol=0)
+
+
+def test_the_schedule_warms_up_and_falls_to_nothing() -> None:
+    factors = [cosine_factor(i / 100, 0.1) for i in range(101)]
+    assert factors[:11] == sorted(factors[:11])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[10] == 1.0
+    assert factors[-1] == 0.0
+
+
+def test_the_command_trains_continues_and_says_what_to_do_next(tmp_path: Path) -> None:
+    samples = pictures(8)
+    for i in range(len(samples)):
+        folder = tmp_path / "data" / "train" / EMOTIONS[samples.labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / samples.ids[i]), samples.read(i))
+    settings = [part for value in [*SMALL, "epochs=2", "holdout_fraction=0.3"] for part in ("--set", value)]
+    command = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *settings]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "edge-fer compile" in result.output
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names >= {"best.safetensors", "last.safetensors", "recipe.yaml", "log.csv", "curve.png"}
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).epochs == 2
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0
+    assert "Continuing" in again.output
