@@ -44,7 +44,7 @@ def backend_module(backend: str, part: str) -> ModuleType:
     """Import ``build`` or ``engine`` of a backend; neither imports the backend's own library yet."""
     if backend not in BACKENDS:
         raise UsageError(f"Unknown backend {backend!r}.", fix=f"Known: auto, {', '.join(sorted(BACKENDS))}.")
-    return importbackend_module(f"{BACKENDS[backend]}.{part}")
+    return import_module(f"{BACKENDS[backend]}.{part}")
 
 
 def installed_version(backend: str) -> str:

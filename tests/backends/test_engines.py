@@ -80,7 +80,7 @@ def test_slots_do_not_share_memory(shipped: Bundle, backend: str) -> None:
 def test_a_batch_outside_the_slot_is_refused(shipped: Bundle, n: int) -> None:
     with (
         open_engine(shipped, backend="onnxruntime", precision="fp32") as engine,
-        pytest.raises(ValueError, match="1..8"),
+        pytest.raises(ValueError, match=r"1\.\.8"),
     ):
         engine.submit(engine.slots[0], n)
 
