@@ -20,7 +20,8 @@ def test_running_an_engine_leaves_nothing_in_the_home_folder(shipped: Bundle, tm
         "from pathlib import Path\n"
         "from edge_fer.core.bundle import open_bundle\n"
         "from edge_fer.backends.registry import open_engine\n"
-        f"with open_engine(open_bundle(Path({str(shipped.path)!r})), backend={backend!r}, precision='fp32') as engine:\n"
+        f"bundle = open_bundle(Path({str(shipped.path)!r}))\n"
+        f"with open_engine(bundle, backend={backend!r}, precision='fp32') as engine:\n"
         "    engine.submit(engine.slots[0], 1)\n"
         "    engine.wait(engine.slots[0])\n"
     )
