@@ -1,0 +1,102 @@
+"""What a run was like: rates, times, drops and labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edge_fer.core.manifest import EngineManifest
+    from edge_fer.runtime.frames import SourceInfo
+    from edge_fer.runtime.pipeline import Pipeline
+    from edge_fer.runtime.timing import Percentiles
+
+MEANING = {
+    "wait": "for the next frame",
+    "detect": "find faces",
+    "crop": "crop, resize, normalise",
+    "infer": "the network",
+    "track": "softmax, smoothing",
+}
+
+
+def _times(value: Percentiles | None) -> dict[str, float]:
+    if value is None:
+        return {}
+    return {"mean": value.mean, "p50": value.p50, "p90": value.p90, "p99": value.p99, "max": value.maximum}
+
+
+def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInfo) -> dict[str, Any]:
+    """The summary as plain values; times in milliseconds."""
+    stats = pipeline.stats
+    return {
+        "model": manifest.model.name,
+        "backend": manifest.backend,
+        "precision": manifest.precision,
+        "source": info.description,
+        "frames": stats.frames,
+        "frames_with_faces": stats.frames_with_faces,
+        "faces": stats.faces,
+        "detections": stats.detections,
+        "dropped": stats.dropped,
+        "seconds": stats.seconds,
+        "fps": stats.fps,
+        "cpu_ms_per_frame": 1e3 * stats.cpu_seconds / stats.frames if stats.frames else None,
+        "first_label_ms": stats.first_label_ms,
+        "age_ms": _times(stats.age.percentiles()),
+        "stages_ms": {name: _times(reservoir.percentiles()) for name, reservoir in stats.stages.items()},
+        "sinks": [{"name": r.sink.name, "written": r.written, "dropped": r.dropped} for r in pipeline.runners],
+        "tracks": [
+            {
+                "track": track.track,
+                "frames": track.frames,
+                "label": manifest.model.labels[int(track.score_sum.argmax())],
+                "label_changes": track.changes,
+                "mean_scores": {
+                    name: float(total) / track.frames
+                    for name, total in zip(manifest.model.labels, track.score_sum, strict=True)
+                },
+            }
+            for track in pipeline.tracker.all_tracks()
+        ],
+    }
+
+
+def print_summary(console: Console, pipeline: Pipeline, labels: tuple[str, ...]) -> None:
+    """Two tables and a few sentences."""
+    stats = pipeline.stats
+    if not stats.frames:
+        console.print("No frame was processed.")
+        return
+    table = Table(title=f"{stats.frames} frames in {stats.seconds:.1f} s: {stats.fps:.0f} fps", title_justify="left")
+    for column in ("milliseconds", "p50", "p90", "p99", "max", ""):
+        table.add_column(column, justify="left" if column in ("milliseconds", "") else "right")
+    rows = [(name, stats.stages[name], MEANING[name]) for name in stats.stages]
+    for name, reservoir, meaning in [*rows, ("frame age", stats.age, "from captured to labelled")]:
+        if (p := reservoir.percentiles()) is not None:
+            table.add_row(name, *(f"{v:.2f}" for v in (p.p50, p.p90, p.p99, p.maximum)), meaning)
+    console.print(table)
+    cpu = 1e3 * stats.cpu_seconds / stats.frames
+    console.print(
+        f"{cpu:.1f} ms of CPU a frame; {stats.dropped} frames dropped by the source; faces in "
+        f"{stats.frames_with_faces} of {stats.frames} frames.",
+        highlight=False,
+    )
+    for runner in pipeline.runners:
+        if runner.dropped:
+            console.print(
+                f"{runner.sink.name}: {runner.dropped} results skipped, {runner.written} shown.", highlight=False
+            )
+    tracks = pipeline.tracker.all_tracks()
+    for track in sorted(tracks, key=lambda t: -t.frames)[:5]:
+        mean = track.score_sum / track.frames
+        order = mean.argsort()[::-1][:3]
+        listed = ", ".join(f"{labels[i]} {mean[i]:.0%}" for i in order)
+        console.print(
+            f"face #{track.track}: {track.frames} frames, mean scores {listed}; label changed {track.changes} times",
+            highlight=False,
+        )
+    if len(tracks) > 5:
+        console.print(f"… and {len(tracks) - 5} shorter tracks (--json lists all)", highlight=False)

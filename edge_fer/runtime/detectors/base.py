@@ -1,0 +1,53 @@
+"""What finds faces, by name."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.core.errors import UsageError
+from edge_fer.core.faces import Faces
+from edge_fer.core.registry import resolve
+
+DETECTORS: dict[str, str] = {
+    "haar": "edge_fer.runtime.detectors.haar:HaarDetector",
+    "yunet": "edge_fer.runtime.detectors.yunet:YunetDetector",
+    "none": "edge_fer.runtime.detectors.whole_frame:WholeFrame",
+}
+
+
+@runtime_checkable
+class FaceDetector(Protocol):
+    """Finds faces in one picture. ``name`` says what ran, for people."""
+
+    name: str
+
+    def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
+        """uint8 (H, W, 3) BGR -> faces in that picture's pixels; no face gives an empty ``Faces``."""
+        ...
+
+
+def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> FaceDetector:
+    """``haar``, ``none``, or ``yunet=FILE.onnx``.
+
+    Args:
+        min_face_px: the smallest face wanted, in pixels of the frame; sets the working size.
+        score: smallest accepted score of detectors that give one, 0..1.
+
+    Raises:
+        UsageError: unknown name, or a file given to one that takes none.
+        BadInputError: the file is not a detector's model.
+    """
+    name, _, path = text.partition("=")
+    factory = resolve(DETECTORS, name, what="detector")
+    if name == "yunet":
+        if not path:
+            raise UsageError(
+                "The detector yunet needs its model file.", fix="--detector yunet=face_detection_yunet.onnx"
+            )
+        return cast(FaceDetector, factory(path, min_face_px=min_face_px, score=score))
+    if path:
+        raise UsageError(f"The detector {name} takes no file.", fix=f"--detector {name}")
+    return cast(FaceDetector, factory() if name == "none" else factory(min_face_px=min_face_px))

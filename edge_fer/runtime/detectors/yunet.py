@@ -1,0 +1,47 @@
+"""YuNet (Wu et al. 2023) from the user's own ONNX file, through OpenCV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.core.errors import BadInputError
+from edge_fer.core.faces import Faces
+
+WORKING_FACE = 20
+"""The smallest wanted face is brought to about this size, where the network still finds it reliably."""
+NMS = 0.3
+
+
+class YunetDetector:
+    """Boxes, scores and five landmarks; the working size follows from the smallest face wanted."""
+
+    def __init__(self, path: str, *, min_face_px: int = 60, score: float = 0.6) -> None:
+        if not Path(path).is_file():
+            raise BadInputError(f"There is no YuNet model {path}.")
+        try:
+            self._net = cv2.FaceDetectorYN.create(path, "", (320, 320), score, NMS)
+        except cv2.error as error:
+            raise BadInputError(f"{path} is not a YuNet model that OpenCV can read: {error.err}.") from None
+        self._scale = min(1.0, WORKING_FACE / min_face_px)
+        self._small = np.empty((0, 0, 3), np.uint8)
+        self.name = f"yunet, faces from {min_face_px} px"
+
+    def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
+        height, width = image_bgr.shape[:2]
+        size = (max(32, round(height * self._scale)), max(32, round(width * self._scale)))
+        if self._small.shape[:2] != size:
+            self._small = np.empty((*size, 3), np.uint8)
+            self._net.setInputSize((size[1], size[0]))
+        cv2.resize(image_bgr, (size[1], size[0]), dst=self._small, interpolation=cv2.INTER_AREA)
+        # OpenCV's stub forgets that there is None when there is no face.
+        found: NDArray[np.float32] | None = self._net.detect(self._small)[1]  # type: ignore[assignment]
+        if found is None:
+            return Faces.empty()
+        factor = np.array([width / size[1], height / size[0]], np.float32)
+        boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1) * np.tile(factor, 2)
+        landmarks = found[:, 4:14].reshape(-1, 5, 2) * factor
+        return Faces(boxes.astype(np.float32), found[:, 14].astype(np.float32), landmarks.astype(np.float32))

@@ -1,0 +1,139 @@
+"""Frames, the buffers they live in, and the one-slot mailbox of live sources."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Frame:
+    """One picture and when it was taken. Whoever keeps it beyond its own stage retains it, and releases it once.
+
+    Attributes:
+        image_bgr: uint8 (H, W, 3), valid until the last release.
+        index: position in the source, counting frames that were dropped too.
+        captured_ns: ``time.perf_counter_ns()`` when the picture was complete in memory.
+        time_ms: position in the source: media time of a file, time since the first frame of a camera.
+    """
+
+    __slots__ = ("_count", "_lock", "_pool", "captured_ns", "image_bgr", "index", "time_ms")
+
+    def __init__(self, image_bgr: NDArray[np.uint8], pool: FramePool | None = None) -> None:
+        self.image_bgr = image_bgr
+        self.index = 0
+        self.captured_ns = 0
+        self.time_ms = 0.0
+        self._pool = pool
+        self._count = 1
+        self._lock = threading.Lock()
+
+    def retain(self) -> Frame:
+        with self._lock:
+            self._count += 1
+        return self
+
+    def release(self) -> None:
+        with self._lock:
+            self._count -= 1
+            last = self._count == 0
+        if last and self._pool is not None:
+            self._count = 1
+            self._pool.put_back(self)
+
+
+class FramePool:
+    """A fixed number of frames that go round, so that a running loop allocates no pictures."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free: deque[Frame] = deque(Frame(np.empty((0, 0, 3), np.uint8), self) for _ in range(size))
+        self._condition = threading.Condition()
+
+    def take(self, timeout_s: float | None) -> Frame | None:
+        """A free frame, or ``None`` when none came back in time."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: bool(self._free), timeout_s):
+                return None
+            return self._free.popleft()
+
+    def put_back(self, frame: Frame) -> None:
+        with self._condition:
+            self._free.append(frame)
+            self._condition.notify()
+
+
+class Mailbox:
+    """Holds the newest frame only. A frame that nobody fetched in time is released and counted."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._frame: Frame | None = None
+        self._closed = False
+        self.dropped = 0
+
+    def put(self, frame: Frame) -> None:
+        with self._condition:
+            if self._frame is not None:
+                self._frame.release()
+                self.dropped += 1
+            self._frame = frame
+            self._condition.notify()
+
+    def get(self, timeout_s: float) -> Frame | None:
+        """The newest unseen frame; ``None`` on time-out, or when closed and empty."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._frame is not None or self._closed, timeout_s)
+            frame, self._frame = self._frame, None
+            return frame
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed and self._frame is None
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a source really gives, which may differ from what was asked for.
+
+    ``fps`` is 0 when unknown; ``frames`` is ``None`` when the end is not known; ``live`` sources drop, others never do.
+    """
+
+    description: str
+    width: int
+    height: int
+    fps: float
+    live: bool
+    frames: int | None = None
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Where frames come from. One thread reads."""
+
+    @property
+    def info(self) -> SourceInfo: ...
+
+    @property
+    def dropped(self) -> int:
+        """Frames that arrived and were never handed out."""
+        ...
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """The next frame, to be released by the caller; ``None`` at the end.
+
+        Raises:
+            SourceError: no frame within the time-out, or the source broke.
+        """
+        ...
+
+    def close(self) -> None: ...

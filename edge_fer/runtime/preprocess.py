@@ -1,0 +1,79 @@
+"""From pixels to the network's input: one implementation for training, calibration, evaluation and the loop."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.core.spec import PreprocessSpec
+
+
+def to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
+    """Convert (H, W) grey or (H, W, 3) BGR to (H, W) grey or (H, W, 3) RGB."""
+    if colour == "gray":
+        return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
+    code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+
+
+def resize(image: NDArray[np.uint8], size_hw: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+    """Resize to (height, width); ``area`` means linear when enlarging, because OpenCV's area filter only shrinks."""
+    height, width = size_hw
+    if image.shape[:2] == (height, width):
+        return image
+    shrinking = image.shape[0] >= height and image.shape[1] >= width
+    method = cv2.INTER_AREA if interpolation == "area" and shrinking else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
+
+
+def face_pixels(image: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """A whole image that *is* a face crop -> uint8 (H, W) or (H, W, 3) RGB of the contract's size, not normalised."""
+    return resize(to_colour(image, spec.colour), spec.size_hw, spec.interpolation)
+
+
+def normalise_into(out: NDArray[np.float32], pixels: NDArray[np.uint8], spec: PreprocessSpec) -> None:
+    """Write ``(pixels / 255 - mean) / std`` as float32 (C, H, W) into ``out``; allocates nothing."""
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    for channel in range(spec.channels):
+        scale = 1.0 / (255.0 * spec.std[channel])
+        np.multiply(planes[channel], np.float32(scale), out=out[channel], casting="unsafe")
+        out[channel] -= np.float32(spec.mean[channel] / spec.std[channel])
+
+
+def square_around(box_xyxy: NDArray[np.float32], margin: float) -> tuple[int, int, int]:
+    """The square that is cropped for a box: (left, top, side) in whole pixels, possibly reaching over the frame.
+
+    Its side is the box's longer one plus ``margin`` of it on each side; its centre is the box's.
+    """
+    left, top, right, bottom = (float(value) for value in box_xyxy)
+    side = max(1, round(max(right - left, bottom - top) * (1 + 2 * margin)))
+    return round((left + right - side) / 2), round((top + bottom - side) / 2), side
+
+
+class FaceCropper:
+    """Box -> square with the contract's margin -> resize, colour, normalise, straight into a row of an engine's slot.
+
+    Parts of the square outside the frame repeat its border. A square inside the frame is a view of it: nothing is
+    copied before the resize.
+    """
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        self._spec = spec
+
+    def crop_into(self, out: NDArray[np.float32], image_bgr: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> None:
+        """Write float32 (C, H, W) for one box of a uint8 (H, W, 3) BGR frame."""
+        left, top, side = square_around(box_xyxy, self._spec.margin)
+        height, width = image_bgr.shape[:2]
+        x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+        if x1 >= x2 or y1 >= y2:
+            # A box wholly outside shows the nearest border pixel, so that every accepted box gives a defined input.
+            x1, y1 = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+            pixel = np.array(np.broadcast_to(image_bgr[y1, x1], (side, side, 3)), dtype=np.uint8)
+            normalise_into(out, face_pixels(pixel, self._spec), self._spec)
+            return
+        crop = image_bgr[y1:y2, x1:x2]
+        if crop.shape[:2] != (side, side):
+            borders = (y1 - top, top + side - y2, x1 - left, left + side - x2)
+            crop = np.asarray(cv2.copyMakeBorder(crop, *borders, cv2.BORDER_REPLICATE), dtype=np.uint8)
+        normalise_into(out, face_pixels(crop, self._spec), self._spec)

@@ -1,0 +1,141 @@
+"""What cameras and network streams share: a thread that always reads, a mailbox of one, coming back after a loss."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from edge_fer.core.errors import SourceError
+from edge_fer.runtime.frames import Frame, FramePool, Mailbox, SourceInfo
+
+RETRY_FIRST_S, RETRY_LAST_S = 0.5, 8.0
+LOST_AFTER_S = 60.0
+"""A device that stays away this long ends the run, unless ``lost_after_s`` says otherwise."""
+
+
+class LiveSource:
+    """Reads a ``VideoCapture`` as fast as it delivers and keeps the newest frame only.
+
+    When the device vanishes (unplugged, network gone) it is opened again with growing pauses; ``state`` says so.
+
+    Args:
+        connect: opens the device, or returns ``None``.
+        name: how people call it, for messages.
+        pool_size: frames that consumers may hold at once.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], cv2.VideoCapture | None],
+        name: str,
+        *,
+        pool_size: int,
+        lost_after_s: float = LOST_AFTER_S,
+        fix: str = "",
+    ) -> None:
+        capture = connect()
+        if capture is None:
+            raise SourceError(f"{name} cannot be opened.", fix=fix)
+        self._connect, self._name, self._lost_after_s = connect, name, lost_after_s
+        self._info = _describe(capture, name)
+        # One frame is being decoded into, one waits in the mailbox.
+        self._pool = FramePool(pool_size + 2)
+        self._mailbox = Mailbox()
+        self._stop = threading.Event()
+        self._error: SourceError | None = None
+        self.state = "live"
+        self.reconnections = 0
+        self._starved = 0
+        self._thread = threading.Thread(target=self._loop, args=(capture,), name="capture", daemon=True)
+        self._thread.start()
+
+    @property
+    def info(self) -> SourceInfo:
+        return self._info
+
+    @property
+    def dropped(self) -> int:
+        return self._mailbox.dropped + self._starved
+
+    def _loop(self, first: cv2.VideoCapture) -> None:
+        capture: cv2.VideoCapture | None = first
+        index, began_ns = 0, time.perf_counter_ns()
+        try:
+            while not self._stop.is_set():
+                if capture is None and (capture := self._reconnect()) is None:
+                    return
+                frame = self._pool.take(0)
+                if frame is None:
+                    # Every buffer is held by a consumer: take the picture off the device's queue all the same, so that
+                    # the next one is fresh.
+                    if capture.grab():
+                        self._starved += 1
+                        index += 1
+                    else:
+                        self._disconnect(capture)
+                        capture = None
+                    continue
+                grabbed, image = capture.read(frame.image_bgr if frame.image_bgr.size else None)
+                if not grabbed:
+                    frame.release()
+                    self._disconnect(capture)
+                    capture = None
+                    continue
+                frame.image_bgr = np.asarray(image, dtype=np.uint8)
+                frame.captured_ns = time.perf_counter_ns()
+                frame.index, frame.time_ms = index, (frame.captured_ns - began_ns) / 1e6
+                index += 1
+                self._mailbox.put(frame)
+        except cv2.error as error:
+            self._error = SourceError(f"{self._name} broke: {error.err}.")
+        finally:
+            if capture is not None:
+                capture.release()
+            self._mailbox.close()
+
+    def _disconnect(self, capture: cv2.VideoCapture) -> None:
+        capture.release()
+        self.state = "reconnecting"
+
+    def _reconnect(self) -> cv2.VideoCapture | None:
+        pause, until = RETRY_FIRST_S, time.perf_counter() + self._lost_after_s
+        while not self._stop.is_set() and time.perf_counter() < until:
+            if (capture := self._connect()) is not None:
+                self.state = "live"
+                self.reconnections += 1
+                return capture
+            self._stop.wait(min(pause, max(0.0, until - time.perf_counter())))
+            pause = min(2 * pause, RETRY_LAST_S)
+        if not self._stop.is_set():
+            self._error = SourceError(
+                f"{self._name} went away and did not come back within {self._lost_after_s:.0f} s."
+            )
+        return None
+
+    def read(self, timeout_s: float) -> Frame | None:
+        end = time.perf_counter() + timeout_s
+        while True:
+            frame = self._mailbox.get(0.2)
+            if frame is not None:
+                return frame
+            if self._error is not None:
+                raise self._error
+            if self._mailbox.closed:
+                return None
+            if time.perf_counter() > end and self.state == "live":
+                raise SourceError(f"{self._name} gave no frame within {timeout_s:.0f} s.")
+
+    def close(self) -> None:
+        self._stop.set()
+        self._mailbox.close()
+        self._thread.join(timeout=5)
+
+
+def _describe(capture: cv2.VideoCapture, name: str) -> SourceInfo:
+    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return SourceInfo(name, width, height, fps if 0 < fps < 1000 else 0.0, live=True)

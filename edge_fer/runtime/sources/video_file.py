@@ -1,0 +1,97 @@
+"""A video file, decoded ahead into a ring of frames; never drops."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge_fer.core.errors import SourceError
+from edge_fer.runtime.frames import Frame, FramePool, SourceInfo
+from edge_fer.runtime.sources.capture import open_capture
+
+AHEAD = 2
+"""Decoded frames that may wait. More would only hide a slow consumer for longer."""
+
+
+class VideoFile:
+    """Frames of a file in order. ``paced`` hands them out at the file's own rate, for showing to people."""
+
+    def __init__(self, path: Path, *, pool_size: int, paced: bool = False) -> None:
+        if not path.is_file():
+            raise SourceError(f"There is no video {path}.")
+        self._path, self._paced = path, paced
+        self._capture = open_capture(str(path))
+        if self._capture is None:
+            raise SourceError(f"{path} is not a video that OpenCV can decode.")
+        width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        fps = fps if 0 < fps < 1000 else 0.0
+        self._info = SourceInfo(path.name, width, height, fps, live=False, frames=count if count > 0 else None)
+        self._pool = FramePool(pool_size + AHEAD + 1)
+        self._ready: queue.Queue[Frame | SourceError | None] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._decode, name="decode", daemon=True)
+        self._thread.start()
+
+    @property
+    def info(self) -> SourceInfo:
+        return self._info
+
+    @property
+    def dropped(self) -> int:
+        return 0
+
+    def _decode(self) -> None:
+        capture, index = self._capture, 0
+        assert capture is not None
+        began = time.perf_counter()
+        while not self._stop.is_set():
+            frame = self._pool.take(0.1)
+            if frame is None:
+                continue
+            time_ms = 1000 * index / self._info.fps if self._info.fps else float(capture.get(cv2.CAP_PROP_POS_MSEC))
+            grabbed, image = capture.read(frame.image_bgr if frame.image_bgr.size else None)
+            if not grabbed:
+                self._hand_over(None if index else SourceError(f"{self._path} holds no frame that can be decoded."))
+                return
+            frame.image_bgr = np.asarray(image, dtype=np.uint8)
+            frame.index, frame.time_ms = index, time_ms
+            if self._paced:
+                self._stop.wait(max(0.0, began + time_ms / 1000 - time.perf_counter()))
+                frame.captured_ns = time.perf_counter_ns()
+            self._hand_over(frame)
+            index += 1
+
+    def _hand_over(self, item: Frame | SourceError | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def read(self, timeout_s: float) -> Frame | None:
+        try:
+            item = self._ready.get(timeout=timeout_s)
+        except queue.Empty:
+            raise SourceError(f"{self._path} gave no frame within {timeout_s:.0f} s.") from None
+        if isinstance(item, SourceError):
+            raise item
+        if item is not None and not self._paced:
+            # A file waits for its reader, so its frames are born when they are fetched.
+            item.captured_ns = time.perf_counter_ns()
+        return item
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None

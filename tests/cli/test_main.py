@@ -1,0 +1,71 @@
+"""The command line as a shell sees it: exit codes, one sentence on stderr, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_fer import __version__
+
+
+def edge_fer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_fer", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_the_version_is_printed() -> None:
+    assert edge_fer("--version").stdout.strip() == f"edge-fer {__version__}"
+
+
+def test_no_command_shows_the_help_with_the_law() -> None:
+    shown = edge_fer().stdout
+    assert "Usage:" in shown
+    assert "AI Act" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("fly",), 2, "No such command"),
+        (("run", "--no-such-option"), 2, "No such option"),
+        (("run", "--demo", "--no-show", "--engine", "no-such-model"), 2, "no-such-model"),
+        (("run", "--demo", "--no-show", "--backend", "coreml"), 2, "coreml"),
+        (("run", "--source", "no-such-file.mp4", "--no-show"), 3, "no-such-file.mp4"),
+        (("eval", "--data", "no-such-folder"), 3, "no-such-folder"),
+        (("compile", "no-such-checkpoint.pt"), 3, "no-such-checkpoint.pt"),
+        (("train", "--data", "no-such-folder"), 3, "no-such-folder"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_the_right_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = edge_fer(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.replace("\n", "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_of_ours_is_called_one_and_shows_its_traceback_on_request() -> None:
+    code = (
+        "import edge_fer.cli.main as m\n"
+        "def broken():\n    raise RuntimeError('planted')\n"
+        "m.app.command('broken')(broken)\n"
+        "import sys; sys.argv = ['edge-fer', 'broken']\nm.main()\n"
+    )
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert plain.returncode == 1
+    assert "this is a bug in edge-fer: RuntimeError: planted" in plain.stderr
+    assert "Traceback" not in plain.stderr
+    loud = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "EDGE_FER_TRACEBACK": "1"}
+    )
+    assert "Traceback" in loud.stderr
