@@ -38,6 +38,7 @@ class SinkRunner:
 
     def __init__(self, sink: Sink, *, may_drop: bool) -> None:
         self.sink, self.dropped, self.written = sink, 0, 0
+        self.finish_timeout_s = 10.0
         self._error: list[BaseException] = []
         self._may_drop, self._complete = may_drop, True
         self._queue: queue.Queue[FrameResult | None] = queue.Queue(QUEUE)
@@ -84,16 +85,16 @@ class SinkRunner:
                     result.frame.release()
                     self._raise_failure()
 
-    def finish(self, *, complete: bool, timeout_s: float = 10.0) -> None:
+    def finish(self, *, complete: bool) -> None:
         """Let the queue run empty, then close the sink. A sink that hangs is left behind after the time-out.
 
         Raises:
             EdgeFerError: it hangs, or it failed.
         """
-        end = time.perf_counter() + timeout_s
+        end = time.perf_counter() + self.finish_timeout_s
         self._complete = complete
         with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout_s)
+            self._queue.put(None, timeout=self.finish_timeout_s)
         self._thread.join(max(0.0, end - time.perf_counter()))
         if self._thread.is_alive():
             raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.")

@@ -67,10 +67,10 @@ class FaceCropper:
         height, width = image_bgr.shape[:2]
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
         if x1 >= x2 or y1 >= y2:
-            # A box wholly outside shows the nearest border pixel, so that every accepted box gives a defined input.
-            x1, y1 = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
-            pixel = np.array(np.broadcast_to(image_bgr[y1, x1], (side, side, 3)), dtype=np.uint8)
-            normalise_into(out, face_pixels(pixel, self._spec), self._spec)
+            # Nothing of the square is in the frame (a track that left it): repeat the border; every box is defined.
+            rows = np.clip(np.arange(top, top + side), 0, height - 1)
+            columns = np.clip(np.arange(left, left + side), 0, width - 1)
+            normalise_into(out, face_pixels(image_bgr[rows][:, columns], self._spec), self._spec)
             return
         crop = image_bgr[y1:y2, x1:x2]
         if crop.shape[:2] != (side, side):

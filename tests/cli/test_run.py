@@ -1,0 +1,201 @@
+"""``edge-fer run`` as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_fer.backends.registry import open_engine
+from edge_fer.core.bundle import Bundle
+
+FAST = ("--backend", "onnxruntime", "--precision", "int8", "--no-show")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "edge_fer", "run", *arguments]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
+
+
+def count_frames(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    capture.release()
+    return count
+
+
+def test_the_demo_is_labelled_frame_by_frame(tmp_path: Path) -> None:
+    lines, table, video = tmp_path / "out.jsonl", tmp_path / "out.csv", tmp_path / "out.mp4"
+    done = run(
+        "--demo", *FAST, "--max-frames", "40", "--jsonl", str(lines), "--csv", str(table), "--save", str(video)
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record["frame"] for record in records] == list(range(40))
+    for record in records:
+        assert set(record) == {"frame", "time_ms", "age_ms", "faces"}
+        (face,) = record["faces"]
+        assert set(face) >= {"track", "box_xyxy", "label", "scores"}
+        assert face["track"] == 1
+        assert face["label"] == "happy"
+        assert sum(face["scores"].values()) == pytest.approx(1, abs=0.01)
+        left, top, right, bottom = face["box_xyxy"]
+        assert 0 < left < right < 960
+        assert 0 < top < bottom < 540
+    with table.open() as file:
+        assert len(list(csv.DictReader(file))) == 40
+    assert count_frames(video) == 40
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.csv", "out.mp4"}
+    for word in ("fps", "frame age", "p99", "happy"):
+        assert word in done.stdout
+
+
+def test_the_summary_as_json_accounts_for_every_frame() -> None:
+    done = run("--demo", *FAST, "--max-frames", "20", "--json")
+    record = json.loads(done.stdout)
+    assert (record["frames"], record["dropped"]) == (20, 0)
+    assert (record["backend"], record["precision"]) == ("onnxruntime", "int8")
+    assert record["tracks"][0]["label"] == "happy"
+    assert set(record["stages_ms"]) == {"wait", "detect", "crop", "infer", "track"}
+    for stage in record["stages_ms"].values():
+        assert stage["p50"] <= stage["p90"] <= stage["p99"] <= stage["max"]
+
+
+def test_a_folder_of_face_crops_needs_no_detector(tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((48, 48), 90 + index, np.uint8))
+    done = run("--source", str(tmp_path), "--detector", "none", *FAST, "--json")
+    assert json.loads(done.stdout)["faces"] == 3
+
+
+def test_a_built_engine_is_taken_as_it_is(shipped: Bundle, tmp_path: Path) -> None:
+    open_engine(shipped, backend="onnxruntime", precision="int8", cache=tmp_path).close()
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    done = run("--demo", "--no-show", "--engine", str(folder), "--max-frames", "3", "--json")
+    assert json.loads(done.stdout)["precision"] == "int8"
+    other = run("--demo", "--no-show", "--engine", str(folder), "--precision", "fp32")
+    assert other.returncode == 3
+    assert "int8" in other.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> None:
+    lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    demo = "synthetic:" + str(Path(sys.modules["edge_fer"].__file__ or "").parent / "runtime/assets/demo.mp4")
+    arguments = ("--source", demo, *FAST, "--jsonl", str(lines), "--save", str(video))
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        # The files grow under temporary names; the first lines tell that the loop runs.
+        growing = list(tmp_path.glob(".out*.jsonl"))
+        if growing and growing[0].stat().st_size > 2000:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(records) > 3
+    assert count_frames(video) > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.mp4"}
+    assert "frame age" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--no-show",), 2, "--demo"),
+        (("--demo", "--camera", "0"), 2, "Only one of"),
+        (("--camera", "97", "--no-show"), 3, "camera 97 cannot be opened"),
+        (("--demo", "--no-show", "--detector", "retina"), 2, "Unknown detector"),
+        (("--demo", "--no-show", "--detector", "yunet=missing.onnx"), 3, "missing.onnx"),
+        (("--demo", *FAST, "--save", "out.avi"), 2, "MP4"),
+        (("--demo", *FAST, "--jsonl", "no/such/folder/out.jsonl"), 3, "out.jsonl"),
+        (("--source", __file__, "--no-show"), 3, "not a video"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: tuple[str, ...], code: int, says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a display is asked of the environment on Linux only")
+def test_a_window_without_a_display_names_the_way_out() -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(command("--demo", "--show"), capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 4
+    assert "--no-show" in done.stderr
+
+
+@pytest.fixture
+def virtual_screen() -> Iterator[str]:
+    """A real X server without a monitor; skipped where there is none."""
+    if shutil.which("Xvfb") is None:
+        pytest.skip("Xvfb is not installed")
+    reader, writer = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1280x800x24", "-nolisten", "tcp"],
+        pass_fds=(writer,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        number = answer.readline().strip()
+    if not number:
+        server.kill()
+        server.wait()
+        pytest.fail("Xvfb did not start")
+    yield f":{number}"
+    server.terminate()
+    server.wait(timeout=20)
+
+
+def test_the_window_shows_the_labelled_clip(virtual_screen: str, tmp_path: Path) -> None:
+    """The window's thread runs SDL for real; what it skipped, it counted."""
+    done = run(
+        "--demo", "--show", "--backend", "onnxruntime", "--precision", "int8", "--max-frames", "45", "--json",
+        DISPLAY=virtual_screen, SDL_VIDEODRIVER="x11",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    (window,) = record["sinks"]
+    assert window["name"] == "window"
+    assert window["written"] > 5
+    assert window["written"] + window["dropped"] == 45
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to mount a tiny disk")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        done = run("--demo", *FAST, "--jsonl", str(disk / "out.jsonl"))
+        assert done.returncode == 4, done.stderr
+        assert "No space left" in done.stderr
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,223 @@
+"""The loop: every frame accounted for, nothing grows, faults end in sentences and whole files."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from obedient_parts import CountingSource, FixedFaces
+
+from edge_fer.core.engine import Engine, Slot
+from edge_fer.core.errors import EdgeFerError, SourceError
+from edge_fer.runtime.detectors.haar import HaarDetector
+from edge_fer.runtime.pipeline import LoopStats, Pipeline
+from edge_fer.runtime.results import FrameResult, StopRun
+from edge_fer.runtime.sources.choose import open_source
+from edge_fer.runtime.sources.synthetic import SyntheticCamera
+
+BOX = (20.0, 20.0, 90.0, 90.0)
+
+
+class Recorder:
+    """A sink that keeps what it saw; ``delay_s`` makes it slow, ``fail_at`` breaks it."""
+
+    def __init__(self, *, lossless: bool = True, delay_s: float = 0.0, fail_at: int | None = None) -> None:
+        self.name, self.lossless = "recorder", lossless
+        self.delay_s, self.fail_at = delay_s, fail_at
+        self.indices: list[int] = []
+        self.labels: list[str] = []
+        self.closed: bool | None = None
+
+    def write(self, result: FrameResult) -> None:
+        time.sleep(self.delay_s)
+        if len(self.indices) == self.fail_at:
+            raise EdgeFerError("the recorder broke")
+        self.indices.append(result.frame.index)
+        self.labels += [face.label for face in result.faces]
+
+    def close(self, *, complete: bool) -> None:
+        self.closed = complete
+
+
+def run(engine: Engine, source: object, *sinks: object, **options: object) -> LoopStats:
+    pipeline = Pipeline(source, FixedFaces(BOX), engine, sinks, **options)  # type: ignore[arg-type]
+    return pipeline.run()
+
+
+def test_the_demo_face_is_found_and_happy(engine: Engine, short_clip: Path) -> None:
+    sink = Recorder()
+    source = open_source(str(short_clip), pool_size=Pipeline.frames_held(1))
+    stats = Pipeline(source, HaarDetector(min_face_px=80), engine, [sink]).run()
+    source.close()
+    assert sink.indices == list(range(12))
+    assert sink.labels == ["happy"] * 12
+    assert (stats.frames, stats.frames_with_faces, stats.dropped) == (12, 12, 0)
+    assert sink.closed is True
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 11])
+def test_no_one_and_more_faces_than_a_slot_takes(engine: Engine, count: int) -> None:
+    boxes = [(12.0 * i, 10.0, 12.0 * i + 11 + i, 21.0 + i) for i in range(count)]
+    results: list[FrameResult] = []
+
+    class Keep(Recorder):
+        def write(self, result: FrameResult) -> None:
+            results.append(result)
+
+    Pipeline(CountingSource(2), FixedFaces(*boxes), engine, [Keep()]).run()
+    assert [len(result.faces) for result in results] == [min(count, 8)] * 2
+    for face in results[0].faces:
+        assert face.scores.sum() == pytest.approx(1, abs=1e-5)
+    if count == 11:
+        kept = {face.box_xyxy for face in results[0].faces}
+        assert kept == set(boxes[3:]), "the largest faces are kept"
+
+
+def test_a_slow_lossless_sink_of_a_file_gets_every_frame(engine: Engine) -> None:
+    sink = Recorder(delay_s=0.01)
+    run(engine, CountingSource(30), sink)
+    assert sink.indices == list(range(30))
+
+
+def test_a_slow_sink_of_a_live_source_skips_and_is_counted(engine: Engine, short_clip: Path) -> None:
+    slow, quick = Recorder(delay_s=0.2), Recorder()
+    camera = SyntheticCamera(short_clip, pool_size=Pipeline.frames_held(2), fps=60, frames=60)
+    pipeline = Pipeline(camera, FixedFaces(BOX), engine, [slow, quick])
+    stats = pipeline.run()
+    camera.close()
+    slow_runner, quick_runner = pipeline.runners
+    assert stats.frames + stats.dropped == 60
+    assert slow_runner.written + slow_runner.dropped == stats.frames
+    assert slow_runner.dropped > 10
+    assert quick_runner.written + quick_runner.dropped == stats.frames
+    assert len(quick.indices) > 2 * len(slow.indices)
+
+
+def test_detection_runs_on_every_nth_frame_only(engine: Engine) -> None:
+    stats = run(engine, CountingSource(20), detect_every=5)
+    assert stats.detections == 4
+    assert stats.faces == 20
+
+
+def test_a_lost_face_is_searched_on_every_frame(engine: Engine) -> None:
+    pipeline = Pipeline(CountingSource(10), FixedFaces(), engine, [], detect_every=5)
+    assert pipeline.run().detections == 10
+
+
+def test_the_end_can_be_asked_for_from_another_thread(engine: Engine) -> None:
+    sink = Recorder()
+    pipeline = Pipeline(CountingSource(10**9), FixedFaces(BOX), engine, [sink])
+    threading.Timer(0.3, pipeline.stop).start()
+    stats = pipeline.run()
+    assert 0 < stats.frames == len(sink.indices)
+    assert sink.closed is True
+
+
+def test_max_frames_is_exact(engine: Engine) -> None:
+    pipeline = Pipeline(CountingSource(100), FixedFaces(BOX), engine, [])
+    assert pipeline.run(max_frames=7).frames == 7
+
+
+def test_a_closed_window_ends_the_run_without_an_error(engine: Engine) -> None:
+    class Window(Recorder):
+        def write(self, result: FrameResult) -> None:
+            raise StopRun
+
+    other = Recorder()
+    run(engine, CountingSource(10_000), Window(lossless=False), other)
+    assert other.closed is True
+    assert len(other.indices) < 10_000
+
+
+def test_a_broken_sink_ends_the_run_and_the_others_are_finished(engine: Engine) -> None:
+    broken, whole = Recorder(fail_at=3), Recorder()
+    with pytest.raises(EdgeFerError, match="the recorder broke"):
+        run(engine, CountingSource(1000), broken, whole)
+    assert broken.closed is False
+    assert whole.closed is False
+    assert whole.indices == list(range(len(whole.indices)))
+
+
+def test_a_sink_that_hangs_is_left_behind(engine: Engine) -> None:
+    release = threading.Event()
+
+    class Hanging(Recorder):
+        def write(self, result: FrameResult) -> None:
+            release.wait(60)
+
+    pipeline = Pipeline(CountingSource(3), FixedFaces(BOX), engine, [Hanging(lossless=False)])
+    pipeline.runners[0].finish_timeout_s = 0.3
+    with pytest.raises(EdgeFerError, match="hangs"):
+        pipeline.run()
+    release.set()
+
+
+def test_a_source_that_breaks_still_finishes_the_files(engine: Engine) -> None:
+    class Breaking(CountingSource):
+        def read(self, timeout_s: float) -> object:  # type: ignore[override]
+            if self._index == 5:
+                raise SourceError("camera 0 went away")
+            return super().read(timeout_s)
+
+    sink = Recorder()
+    with pytest.raises(SourceError, match="went away"):
+        run(engine, Breaking(100), sink)
+    assert sink.indices == [0, 1, 2, 3, 4]
+    assert sink.closed is False
+
+
+def test_an_engine_that_throws_ends_the_run_with_its_sentence(engine: Engine) -> None:
+    class Throwing:
+        manifest, slots = engine.manifest, engine.slots
+
+        def submit(self, slot: Slot, n: int) -> None:
+            raise EdgeFerError("the device was lost")
+
+        def wait(self, slot: Slot) -> None: ...
+
+    sink = Recorder()
+    with pytest.raises(EdgeFerError, match="device was lost"):
+        run(Throwing(), CountingSource(5), sink)  # type: ignore[arg-type]
+    assert sink.closed is False
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_thousands_of_frames(engine: Engine) -> None:
+    """The shorter brother of the soak benchmark."""
+    source = CountingSource(6000)
+    pipeline = Pipeline(source, FixedFaces(BOX, (95, 20, 150, 80)), engine, [Recorder(lossless=False)])
+    pipeline.runners[0].sink.write = lambda result: None  # type: ignore[method-assign]
+    seen: list[int] = []
+    original = source.read
+
+    def watched(timeout_s: float) -> object:
+        if source._index in (1500, 5900):
+            gc.collect()
+            seen.append(tracemalloc.get_traced_memory()[0])
+        return original(timeout_s)
+
+    source.read = watched  # type: ignore[method-assign,assignment]
+    tracemalloc.start()
+    try:
+        pipeline.run()
+    finally:
+        tracemalloc.stop()
+    assert len(seen) == 2
+    assert seen[1] - seen[0] < 100_000, f"grew by {seen[1] - seen[0]} bytes over 4,400 frames"
+
+
+def test_scores_shown_belong_to_their_frame(engine: Engine) -> None:
+    """A result keeps its scores when the next frame overwrites the slot."""
+    kept: list[np.ndarray] = []
+
+    class Keep(Recorder):
+        def write(self, result: FrameResult) -> None:
+            kept.append(result.faces[0].scores)
+
+    run(engine, CountingSource(5), Keep(), smooth=0.0)
+    assert len({scores.ctypes.data for scores in kept}) == 5

@@ -1,0 +1,213 @@
+"""Sources give what they hold, in order, or say in one sentence why not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_fer.core.errors import SourceError
+from edge_fer.runtime.frames import Frame, FramePool, Mailbox
+from edge_fer.runtime.sources.camera import open_camera
+from edge_fer.runtime.sources.choose import open_source
+from edge_fer.runtime.sources.live import LiveSource
+from edge_fer.runtime.sources.stream import open_stream
+from edge_fer.runtime.sources.synthetic import SyntheticCamera
+
+
+def drain(source: object) -> list[tuple[int, float, np.ndarray]]:
+    frames = []
+    while (frame := source.read(5.0)) is not None:  # type: ignore[attr-defined]
+        frames.append((frame.index, frame.time_ms, frame.image_bgr.copy()))
+        frame.release()
+    source.close()  # type: ignore[attr-defined]
+    return frames
+
+
+def test_a_file_gives_every_frame_once_and_in_order(short_clip: Path, demo_frames: list[np.ndarray]) -> None:
+    frames = drain(open_source(str(short_clip), pool_size=1))
+    assert [index for index, _, _ in frames] == list(range(12))
+    assert [time_ms for _, time_ms, _ in frames] == pytest.approx([40.0 * i for i in range(12)])
+    for (_, _, image), original in zip(frames, demo_frames, strict=True):
+        assert np.abs(image.astype(int) - original).mean() < 6, "each frame is its own picture, not a later one's"
+
+
+def test_a_file_goes_round_in_the_same_buffers(short_clip: Path) -> None:
+    source = open_source(str(short_clip), pool_size=1)
+    buffers = set()
+    while (frame := source.read(5.0)) is not None:
+        buffers.add(frame.image_bgr.ctypes.data)
+        frame.release()
+    source.close()
+    assert len(buffers) <= 4
+
+
+def test_a_paced_file_takes_its_time(short_clip: Path) -> None:
+    source = open_source(str(short_clip), pool_size=1, paced=True)
+    stamps = []
+    while (frame := source.read(5.0)) is not None:
+        stamps.append(frame.captured_ns)
+        frame.release()
+    source.close()
+    assert stamps[-1] - stamps[0] >= 0.95 * 11 * 40e6
+
+
+def test_pictures_come_by_name_from_folder_and_pattern(tmp_path: Path) -> None:
+    for name, value in (("b.png", 20), ("a.png", 10), ("c.jpg", 30)):
+        cv2.imwrite(str(tmp_path / name), np.full((20, 30, 3), value, np.uint8))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    for text, expected in ((str(tmp_path), [10, 20, 30]), (str(tmp_path / "*.png"), [10, 20])):
+        means = [round(float(image.mean())) for _, _, image in drain(open_source(text, pool_size=1))]
+        assert means == expected
+    assert len(drain(open_source(str(tmp_path / "a.png"), pool_size=1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (lambda folder: folder / "missing.mp4", "neither a file"),
+        (lambda folder: folder, "holds no pictures"),
+        (lambda folder: folder / "*.png", "holds no pictures"),
+        (lambda folder: _write(folder / "empty.mp4", b""), "is empty"),
+        (lambda folder: _write(folder / "text.mp4", b"this is not a video\n" * 50), "is not a video"),
+        (lambda folder: _write(folder / "text.png", b"this is not a picture"), "is not a picture"),
+    ],
+)
+def test_what_is_no_source_is_told_in_one_sentence(tmp_path: Path, prepare: object, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
+        open_source(str(prepare(tmp_path)), pool_size=1)  # type: ignore[operator]
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_a_truncated_video_is_told(short_clip: Path, tmp_path: Path) -> None:
+    data = short_clip.read_bytes()
+    path = _write(tmp_path / "cut.mp4", data[: len(data) // 2])
+    # An MP4 keeps its index at the end, so that without its second half there is nothing to decode by.
+    with pytest.raises(SourceError, match=r"cut\.mp4 is not a video"):
+        open_source(str(path), pool_size=1)
+
+
+def test_a_camera_that_is_not_there_is_told_without_noise(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SourceError, match="camera 97 cannot be opened"):
+        open_camera(97, pool_size=1)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_stream_that_is_not_there_hides_its_password() -> None:
+    with pytest.raises(SourceError) as caught:
+        open_stream("http://user:secret@127.0.0.1:9/video", pool_size=1)
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+def test_the_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
+    pool, mailbox = FramePool(5), Mailbox()
+    for index in range(4):
+        frame = pool.take(0)
+        assert frame is not None
+        frame.index = index
+        mailbox.put(frame)
+    newest = mailbox.get(0)
+    assert newest is not None
+    assert (newest.index, mailbox.dropped) == (3, 3)
+    assert mailbox.get(0.01) is None
+    mailbox.close()
+    assert mailbox.closed
+
+
+def test_a_frame_returns_to_its_pool_after_the_last_release() -> None:
+    pool = FramePool(1)
+    frame = pool.take(0)
+    assert frame is not None
+    frame.retain()
+    frame.release()
+    assert pool.take(0) is None
+    frame.release()
+    assert pool.take(0) is frame
+
+
+def test_every_frame_of_a_synthetic_camera_is_labelled_or_counted_as_dropped(short_clip: Path) -> None:
+    camera = SyntheticCamera(short_clip, pool_size=1, fps=200, frames=60)
+    seen = []
+    while (frame := camera.read(5.0)) is not None:
+        seen.append(frame.index)
+        time.sleep(0.02)
+        frame.release()
+    camera.close()
+    assert seen == sorted(set(seen))
+    assert len(seen) + camera.dropped == 60
+    assert camera.dropped > 0
+
+
+class Unplugged:
+    """A capture that gives a few frames and then nothing, as a camera whose cable is pulled."""
+
+    def __init__(self, frames: int, value: int) -> None:
+        self.left, self.value = frames, value
+
+    def get(self, _property: int) -> float:
+        return 30.0
+
+    def grab(self) -> bool:
+        return self.read()[0]
+
+    def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray | None]:
+        time.sleep(0.002)
+        if self.left == 0:
+            return False, None
+        self.left -= 1
+        return True, np.full((8, 8, 3), self.value, np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_camera_that_is_plugged_in_again_goes_on() -> None:
+    captures = [Unplugged(5, 1), None, Unplugged(10_000, 2)]
+    source = LiveSource(lambda: captures.pop(0), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
+    deadline, values = time.monotonic() + 20, set()
+    while 2 not in values and time.monotonic() < deadline:
+        frame = source.read(5.0)
+        assert frame is not None
+        values.add(int(frame.image_bgr[0, 0, 0]))
+        frame.release()
+    assert 2 in values
+    assert source.reconnections == 1
+    source.close()
+
+
+def test_a_camera_that_stays_away_ends_the_run_with_a_sentence() -> None:
+    captures = [Unplugged(1, 1)]
+    source = LiveSource(
+        lambda: captures.pop(0) if captures else None, "camera 0", pool_size=1, lost_after_s=0.5  # type: ignore[arg-type,return-value]
+    )  # fmt: skip
+    with pytest.raises(SourceError, match="did not come back"):
+        while (frame := source.read(5.0)) is not None:
+            frame.release()
+    source.close()
+    assert threading.active_count() < 20
+
+
+def test_a_consumer_that_holds_all_frames_does_not_stop_the_camera() -> None:
+    source = LiveSource(lambda: Unplugged(10_000, 1), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
+    held: list[Frame] = []
+    for _ in range(3):
+        frame = source.read(5.0)
+        assert frame is not None
+        held.append(frame)
+    before = source.dropped
+    time.sleep(0.1)
+    assert source.dropped > before
+    held[0].release()
+    fresh = source.read(5.0)
+    assert fresh is not None
+    assert fresh.index > held[-1].index + 5
+    source.close()
