@@ -13,10 +13,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edge_fer.backends.host import cpu_identity
-from edge_fer.backends.registry import BACKENDS, DIALECTS, backend_module, cache_folder
-from edge_fer.core.bundle import Bundle
-from edge_fer.core.errors import DeviceError, UsageError
+from edge_fer.backends.registry import (
+    BACKENDS,
+    DIALECTS,
+    backend_module,
+    cache_folder,
+    open_built_engine,
+    open_engine,
+)
+from edge_fer.core.bundle import Bundle, open_bundle
+from edge_fer.core.engine import Engine
+from edge_fer.core.errors import BundleError, DeviceError, UsageError
 from edge_fer.core.files import atomic_file
+from edge_fer.core.manifest import MANIFEST
 from edge_fer.core.spec import Frozen
 
 PROBE_TIMEOUT_S = 300
@@ -109,6 +118,56 @@ def choose(
     with atomic_file(path) as temporary:
         temporary.write_text(choice.model_dump_json(indent=2), encoding="utf-8")
     return choice
+
+
+def open_best(
+    path: Path,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int = 1,
+    max_batch: int = 8,
+    on_step: Callable[[str], None] | None = None,
+) -> tuple[Engine, str]:
+    """Open a bundle with the best backend and precision that fit, or an engine folder as it is.
+
+    Returns:
+        the engine, and why it is this one, as a phrase for people.
+
+    Raises:
+        BundleError: an engine folder of another backend or precision than asked for, or a damaged folder.
+        EdgeFerError: see :func:`choose` and :func:`edge_fer.backends.registry.open_engine`.
+    """
+    if is_engine(path):
+        engine = open_built_engine(path, threads=threads)
+        manifest = engine.manifest
+        if backend not in ("auto", manifest.backend) or precision not in ("auto", manifest.precision):
+            engine.close()
+            raise BundleError(
+                f"{path} is of {manifest.backend} {manifest.precision}; --backend or --precision ask for another.",
+                fix="Leave them out, or name the bundle that it was built from.",
+            )
+        return engine, "the engine that was named"
+    bundle = open_bundle(path)
+    choice = choose(bundle, backend=backend, precision=precision, threads=threads, on_step=on_step)
+    engine = open_engine(
+        bundle,
+        backend=choice.best.backend,
+        precision=choice.best.precision,
+        max_batch=max_batch,
+        threads=threads,
+        on_build=on_step,
+    )
+    return engine, choice.reason()
+
+
+def is_engine(path: Path) -> bool:
+    """Whether a folder says of itself that it is a built engine; anything unreadable is not."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == "edge-fer-engine"
 
 
 def _key(bundle: Bundle, pairs: Sequence[tuple[str, str]], threads: int) -> str:

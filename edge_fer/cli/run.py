@@ -125,39 +125,18 @@ def _ender(stop: Callable[[], None]) -> Callable[[int, object], None]:
 
 
 def _open(engine: str | None, backend: str, precision: str, threads: int, console: Console) -> tuple[Engine, str]:
-    """The engine and why it is this one."""
-    import json
+    """The engine and why it is this one; a first build is told on the terminal."""
+    from edge_fer.backends.choose import open_best
+    from edge_fer.core.bundle import find_bundle
 
-    from edge_fer.backends.choose import choose
-    from edge_fer.backends.registry import open_built_engine, open_engine
-    from edge_fer.core.bundle import find_bundle, open_bundle
-    from edge_fer.core.errors import BundleError
-
-    path = find_bundle(engine)
-    try:
-        kind = json.loads((path / "manifest.json").read_bytes()).get("kind")
-    except (OSError, ValueError, AttributeError):
-        kind = None  # open_bundle says what is wrong with it
-    if kind == "edge-fer-engine":
-        built = open_built_engine(path, threads=threads)
-        manifest = built.manifest
-        if backend not in ("auto", manifest.backend) or precision not in ("auto", manifest.precision):
-            built.close()
-            raise BundleError(
-                f"{path} is of {manifest.backend} {manifest.precision}; --backend or --precision ask for another.",
-                fix="Leave them out, or name the bundle that it was built from.",
-            )
-        return built, "the engine that was named"
-    bundle = open_bundle(path)
-    with console.status("") as status:
-
-        def tell(text: str) -> None:
-            status.update(f"{text} …")
-
-        choice = choose(bundle, backend=backend, precision=precision, threads=threads, on_step=tell)
-        best = choice.best
-        opened = open_engine(bundle, backend=best.backend, precision=best.precision, threads=threads, on_build=tell)
-    return opened, choice.reason()
+    with console.status("Opening the engine …") as status:
+        return open_best(
+            find_bundle(engine),
+            backend=backend,
+            precision=precision,
+            threads=threads,
+            on_step=lambda text: status.update(f"{text} …"),
+        )
 
 
 def _source(camera: int | None, source: str | None, demo: bool, pool_size: int, shown: bool) -> FrameSource:

@@ -18,10 +18,7 @@ def holdout(samples: Samples, fraction: float, salt: str) -> tuple[Samples, Samp
         raise ValueError("fraction must lie in (0, 1)")
     limit = int(fraction * 2**64)
     held = np.fromiter(
-        (
-            int.from_bytes(hashlib.sha256(f"{salt}:{name}".encode()).digest()[:8], "big") < limit
-            for name in samples.ids
-        ),
+        (int.from_bytes(hashlib.sha256(f"{salt}:{name}".encode()).digest()[:8], "big") < limit for name in samples.ids),
         dtype=bool,
         count=len(samples),
     )

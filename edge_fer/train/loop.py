@@ -13,18 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from edge_fer.core.errors import BadInputError, CheckpointError
 from edge_fer.core.files import atomic_file
 from edge_fer.data.samples import Samples
 from edge_fer.models.checkpoint import save_checkpoint
-from edge_fer.models.registry import build_model
+from edge_fer.models.registry import architecture, build_model
 from edge_fer.runtime.preprocess import face_pixels
 from edge_fer.train.augment import augment, mix
 from edge_fer.train.optim import build_optimizers, cosine_factor
 from edge_fer.train.recipe import Recipe
+from edge_fer.train.temperature import best_temperature, scale_logits
 
 
 @dataclass(frozen=True)
@@ -216,24 +217,37 @@ class Trainer:
         self.epoch += 1
         if val_top1 > self.best:
             self.best = val_top1
-            save_checkpoint(self.out / "best.safetensors", recipe.model, recipe.model_options, self.ema)
+            self.save_weights(self.out / "best.safetensors")
         self.save_state()
         self.write_log()
         return row
 
     @torch.no_grad()
-    def validate(self) -> tuple[float, float]:
-        """(cross-entropy, top-1 fraction) of the moving average on the held-out samples, single crop."""
-        loss, hits = 0.0, 0
+    def held_out_logits(self) -> Tensor:
+        """Logits (n, classes) of the moving average on the held-out samples, single crop, float32 on the CPU."""
+        parts = []
         for start in range(0, len(self.val_labels), 256):
             x = self.val_pixels[start : start + 256].float().div_(255)
             x = ((x - self.mean) / self.std).to(self.device)
-            labels = self.val_labels[start : start + 256].to(self.device)
             with _autocast(self.recipe, self.device):
-                logits = self.ema(x.to(memory_format=torch.channels_last)).float()
-            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
-            hits += int((logits.argmax(1) == labels).sum())
-        return loss / len(self.val_labels), hits / len(self.val_labels)
+                parts.append(self.ema(x.to(memory_format=torch.channels_last)).float().cpu())
+        return torch.cat(parts)
+
+    def validate(self) -> tuple[float, float]:
+        """(cross-entropy, top-1 fraction) of the moving average on the held-out samples."""
+        logits = self.held_out_logits()
+        loss = functional.cross_entropy(logits, self.val_labels).item()
+        return loss, float((logits.argmax(1) == self.val_labels).float().mean())
+
+    def save_weights(self, path: Path) -> float:
+        """Write the moving average with its confidences calibrated on the held-out part; returns the temperature."""
+        temperature = best_temperature(self.held_out_logits(), self.val_labels)
+        network = copy.deepcopy(self.ema)
+        last = network.get_submodule(architecture(self.recipe.model.arch).output_weight.removesuffix(".weight"))
+        if isinstance(last, nn.Linear):
+            scale_logits(last, temperature)
+        save_checkpoint(path, self.recipe.model, self.recipe.model_options, network)
+        return temperature
 
     def write_log(self) -> None:
         with atomic_file(self.out / "log.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -247,4 +261,4 @@ class Trainer:
         """Train to the recipe's last epoch; the final moving average is saved as ``last.safetensors``."""
         while self.epoch < self.recipe.epochs:
             progress(self.run_epoch())
-        save_checkpoint(self.out / "last.safetensors", self.recipe.model, self.recipe.model_options, self.ema)
+        self.save_weights(self.out / "last.safetensors")

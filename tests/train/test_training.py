@@ -19,7 +19,14 @@ from edge_fer.train.loop import EpochLog, Trainer
 from edge_fer.train.optim import cosine_factor, orthogonalise
 from edge_fer.train.recipe import Recipe, load_recipe
 
-SMALL = ["batch_size=14", "model_options.widths=[8, 8, 16, 16]", "sizes=[]", "augment={flip: false}", "amp=none", "ema_decay=0.5"]
+SMALL = [
+    "batch_size=14",
+    "model_options.widths=[8, 8, 16, 16]",
+    "sizes=[]",
+    "augment={flip: false}",
+    "amp=none",
+    "ema_decay=0.5",
+]
 
 
 def pictures(per_class: int) -> Samples:

@@ -1,0 +1,136 @@
+"""What to measure: a YAML file of models and ways to run them, expanded into cases."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from edge_fer.core.errors import BadInputError
+from edge_fer.core.spec import Frozen
+
+Runtime = Literal["torch", "onnxruntime", "openvino"]
+
+
+class ModelEntry(Frozen):
+    """A model to measure: a bundle with its checkpoint, or an architecture with untrained weights (speed only).
+
+    Attributes:
+        name: how the tables call it.
+        bundle: folder, or name of a shipped bundle.
+        arch: architecture, with its published input size.
+        colour: of an ``arch`` entry.
+        size_hw: of an ``arch`` entry; default is the architecture's own.
+    """
+
+    name: str
+    bundle: str | None = None
+    arch: str | None = None
+    colour: Literal["gray", "rgb"] = "rgb"
+    size_hw: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelEntry:
+        if (self.bundle is None) == (self.arch is None):
+            raise ValueError("give either bundle or arch")
+        return self
+
+
+class Case(Frozen):
+    """One line of the table. ``batch`` is the number of faces in one call."""
+
+    model: str
+    runtime: Runtime
+    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    threads: int = Field(ge=1)
+    batch: int = Field(ge=1, le=64)
+
+    @property
+    def key(self) -> str:
+        return f"{self.model}/{self.runtime}/{self.precision}/t{self.threads}/b{self.batch}"
+
+
+class Plan(Frozen):
+    """A benchmark. Every case is measured ``rounds`` times, in turn with all others, each time for at least
+    ``min_seconds`` and ``min_iterations``, after ``warm_up_seconds`` in the first round."""
+
+    name: str
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    run: tuple[str, ...] = Field(min_length=1)
+    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1,)
+    rounds: int = Field(default=5, ge=1)
+    min_seconds: float = Field(default=1.0, gt=0)
+    min_iterations: int = Field(default=20, ge=1)
+    warm_up_seconds: float = Field(default=0.5, ge=0)
+    timeout_s: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _expands(self) -> Plan:
+        self.cases()
+        if len({model.name for model in self.models}) != len(self.models):
+            raise ValueError("two models have the same name")
+        return self
+
+    def cases(self) -> list[Case]:
+        """All combinations, model by model; ``run`` entries are written ``runtime:precision``."""
+        cases = []
+        for model, threads, batch, pair in product(self.models, self.threads, self.batches, self.run):
+            runtime, separator, precision = pair.partition(":")
+            if not separator:
+                raise ValueError(f"run entries are written runtime:precision, not {pair!r}")
+            cases.append(
+                Case.model_validate(
+                    {
+                        "model": model.name,
+                        "runtime": runtime,
+                        "precision": precision,
+                        "threads": threads,
+                        "batch": batch,
+                    }
+                )
+            )
+        return cases
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        BadInputError: no such file, not YAML, or wrong keys; the message names them.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Plan.model_validate(tree)
+    except OSError as error:
+        raise BadInputError(f"Cannot read the plan {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise BadInputError(f"{path} is not valid YAML: {error}.") from None
+    except ValidationError as error:
+        findings = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the plan'}: {str(e['msg']).removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise BadInputError(f"{path} is not a valid plan: {findings}.") from None
+
+
+def default_plan() -> Plan:
+    """The default network and ResNet18@224 on everything that this version runs, one thread, one face."""
+    return Plan(
+        name="default",
+        models=(
+            ModelEntry(name="edge-fer-compact", bundle="edge-fer-compact"),
+            ModelEntry(name="resnet18@224", arch="resnet18"),
+        ),
+        run=(
+            "torch:fp32",
+            "onnxruntime:fp32",
+            "onnxruntime:int8",
+            "openvino:fp32",
+            "openvino:bf16",
+            "openvino:int8",
+        ),
+    )

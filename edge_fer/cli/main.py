@@ -1,0 +1,86 @@
+"""The ``edge-fer`` command: registers one file per subcommand and turns errors into sentences and exit codes.
+
+Modules of this package import nothing heavy at the top: ``edge-fer --help`` must not wait for OpenCV or a backend.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from edge_fer import __version__
+from edge_fer.core.errors import EdgeFerError
+from edge_fer.core.registry import resolve
+
+COMMANDS: dict[str, str] = {
+    "run": "edge_fer.cli.run:run",
+    "compile": "edge_fer.cli.compile:compile_command",
+    "eval": "edge_fer.cli.eval:evaluate",
+    "bench": "edge_fer.cli.bench:bench",
+    "train": "edge_fer.cli.train:train",
+    "doctor": "edge_fer.cli.doctor:doctor",
+}
+
+app = typer.Typer(
+    name="edge-fer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Facial expression recognition that runs fast, and honestly, on a laptop.",
+    epilog="Emotion recognition at work and in education is prohibited in the EU except for medical or safety reasons "
+    "(AI Act, Art. 5(1)(f)); people must be told when it is used (Art. 50(3)). Frames stay on this machine.",
+)
+for _name in COMMANDS:
+    try:
+        app.command(_name)(resolve(COMMANDS, _name, what="command"))
+    except ModuleNotFoundError:
+        pass  # INTERIM: colleagues' commands are landing
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"edge-fer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script.
+
+    Exit codes: 0 success, 1 a bug of ours, 2 usage, 3 bad input, 4 environment or device, 130 interrupted.
+    """
+    try:
+        app()
+    except EdgeFerError as error:
+        typer.secho(f"edge-fer: {error.message}", fg="red", err=True)
+        if error.fix:
+            typer.secho(f"  {error.fix}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("edge-fer: interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``); silence the interpreter's own complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("EDGE_FER_TRACEBACK"):
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        typer.secho(
+            f"edge-fer: this is a bug in edge-fer: {type(error).__name__}: {error} ({where.filename}:{where.lineno}).\n"
+            "  Please report it with the output of the same command under EDGE_FER_TRACEBACK=1.",
+            fg="red",
+            err=True,
+        )
+        sys.exit(1)

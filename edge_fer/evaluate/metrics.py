@@ -1,0 +1,258 @@
+"""Every figure of merit that the project quotes, computed in one place from labels and probabilities; numpy only.
+
+Fractions lie in 0..1 and undefined values are ``None``, never a NaN that would leak into a JSON file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from edge_fer.core.errors import BadInputError
+from edge_fer.core.spec import Frozen
+
+CALIBRATION_BINS = 15
+"""Equal-width bins of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks", 2017."""
+
+
+class ClassMetrics(Frozen):
+    """One class against the rest.
+
+    Precision of a class that is never predicted, and recall of one without samples, count as 0 (scikit-learn's
+    ``zero_division=0``); ``support`` tells them apart. ``auc`` is ``None`` when the class or the rest has no sample.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    auc: float | None
+    support: int
+
+
+class CalibrationBin(Frozen):
+    """Samples whose top probability lies in ``(lower, upper]``; the means are ``None`` for an empty bin."""
+
+    lower: float
+    upper: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class Metrics(Frozen):
+    """Results over ``n`` samples.
+
+    Attributes:
+        top1_interval: 95 % percentile bootstrap of ``top1``.
+        top3: the true class is among the three most probable.
+        macro_f1: mean F1 of the classes that occur among the labels or the predictions.
+        weighted_f1: mean F1 weighted by support.
+        balanced_accuracy: mean recall of the classes that occur among the labels (also called UAR).
+        macro_auc: mean of the defined per-class AUCs, or ``None``.
+        per_class: by name, in the order of ``class_names``.
+        confusion: rows are true classes, columns predictions, in the order of ``class_names``.
+        ece: expected calibration error of the top label over :data:`CALIBRATION_BINS` equal-width bins.
+        reliability: those bins.
+    """
+
+    n: int = Field(gt=0)
+    class_names: tuple[str, ...]
+    top1: float
+    top1_interval: tuple[float, float]
+    top3: float
+    macro_f1: float
+    weighted_f1: float
+    balanced_accuracy: float
+    macro_auc: float | None
+    ece: float
+    per_class: dict[str, ClassMetrics]
+    confusion: tuple[tuple[int, ...], ...]
+    reliability: tuple[CalibrationBin, ...]
+
+
+class PairedDrop(NamedTuple):
+    """Loss of accuracy between two models on the same samples.
+
+    Attributes:
+        drop: top-1 before minus after, in percentage points; negative when the second is better.
+        interval: 95 % percentile bootstrap of ``drop`` that resamples pairs.
+        mcnemar_p: two-sided exact McNemar test of "both are equally often right".
+    """
+
+    drop: float
+    interval: tuple[float, float]
+    mcnemar_p: float
+
+
+def compute_metrics(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    class_names: Sequence[str],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Metrics:
+    """Score predictions. The predicted class is the first of the most probable ones.
+
+    Args:
+        labels: int64 (n,), indices into ``class_names``.
+        probabilities: float (n, classes), rows that sum to 1.
+        class_names: distinct names.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: shapes or label values do not fit, or the rows are not distributions.
+        BadInputError: the model gave NaN or infinity.
+    """
+    classes = len(class_names)
+    labels = np.asarray(labels)
+    scores = np.asarray(probabilities, dtype=np.float64)
+    n = len(labels)
+    if n == 0 or scores.shape != (n, classes) or labels.ndim != 1:
+        raise ValueError(f"need (n,) labels and (n, {classes}) probabilities, not {labels.shape} and {scores.shape}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}")
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores)).any(axis=1).sum())
+        raise BadInputError(f"The model gave NaN or infinite values for {bad} of {n} samples.")
+    if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-3:
+        raise ValueError("each row of probabilities must be non-negative and sum to 1")
+
+    predictions = scores.argmax(axis=1)
+    confusion = confusion_matrix(labels, predictions, classes)
+    hits = np.diagonal(confusion).astype(np.float64)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = _ratio(hits, predicted)
+    recall = _ratio(hits, support)
+    f1 = _ratio(2 * hits, support + predicted)
+    aucs = [one_vs_rest_auc(labels == k, scores[:, k]) for k in range(classes)]
+    defined = [auc for auc in aucs if auc is not None]
+    top1 = float(hits.sum() / n)
+    true_scores = scores[np.arange(n), labels][:, None]
+    ahead = (scores > true_scores) | ((scores == true_scores) & (np.arange(classes) < labels[:, None]))
+    bins, ece = _reliability(scores.max(axis=1), predictions == labels)
+    return Metrics(
+        n=n,
+        class_names=tuple(class_names),
+        top1=top1,
+        top1_interval=_top1_interval(top1, n, seed, resamples),
+        top3=float((ahead.sum(axis=1) < 3).mean()),
+        macro_f1=float(f1[(support + predicted) > 0].mean()),
+        weighted_f1=float((f1 * support).sum() / n),
+        balanced_accuracy=float(recall[support > 0].mean()),
+        macro_auc=float(np.mean(defined)) if defined else None,
+        ece=ece,
+        per_class={
+            name: ClassMetrics(
+                precision=float(precision[k]),
+                recall=float(recall[k]),
+                f1=float(f1[k]),
+                auc=aucs[k],
+                support=int(support[k]),
+            )
+            for k, name in enumerate(class_names)
+        },
+        confusion=tuple(tuple(int(v) for v in row) for row in confusion),
+        reliability=bins,
+    )
+
+
+def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Counts (classes, classes): rows are true classes, columns predictions."""
+    flat = np.bincount(np.asarray(labels) * classes + np.asarray(predictions), minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.int64)
+
+
+def one_vs_rest_auc(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float | None:
+    """Area under the ROC curve: how often a positive outranks a negative, ties counting half.
+
+    Computed from mid-ranks (Mann-Whitney U). ``None`` without a positive or without a negative.
+    """
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if n_positive == 0 or n_negative == 0:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mid_rank = np.cumsum(counts) - (counts - 1) / 2.0
+    rank_sum = float(mid_rank[inverse.reshape(-1)][positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2.0) / (n_positive * n_negative)
+
+
+def paired_drop(
+    labels: NDArray[np.int64],
+    before: NDArray[np.int64],
+    after: NDArray[np.int64],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> PairedDrop:
+    """Compare two models' predicted classes on the same samples.
+
+    Args:
+        labels: int (n,), true classes.
+        before: int (n,), predictions of the reference.
+        after: int (n,), predictions of the candidate.
+
+    Raises:
+        ValueError: the arrays differ in shape or are empty.
+    """
+    labels, before, after = np.asarray(labels), np.asarray(before), np.asarray(after)
+    n = len(labels)
+    if n == 0 or labels.shape != (n,) or before.shape != (n,) or after.shape != (n,):
+        raise ValueError(f"need three equal (n,) arrays, not {labels.shape}, {before.shape}, {after.shape}")
+    right_before, right_after = before == labels, after == labels
+    lost = int((right_before & ~right_after).sum())
+    gained = int((~right_before & right_after).sum())
+    # Resampling n pairs with replacement draws the three kinds of pair (lost, gained, unchanged) from a multinomial, so
+    # it is sampled directly: the same distribution without touching n indices per resample.
+    draws = np.random.default_rng(seed).multinomial(n, [lost / n, gained / n, 1 - (lost + gained) / n], size=resamples)
+    low, high = np.quantile(100.0 * (draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
+    return PairedDrop(100.0 * (lost - gained) / n, (float(low), float(high)), mcnemar_exact(lost, gained))
+
+
+def mcnemar_exact(lost: int, gained: int) -> float:
+    """Two-sided exact p-value of the sign test on the discordant pairs (McNemar 1947), by integer arithmetic."""
+    discordant = lost + gained
+    term, tail = 1, 0
+    for k in range(min(lost, gained) + 1):
+        tail += term
+        term = term * (discordant - k) // (k + 1)
+    return float(min(1.0, 2 * tail / 2**discordant))
+
+
+def _top1_interval(top1: float, n: int, seed: int, resamples: int) -> tuple[float, float]:
+    # The hits among n samples drawn with replacement are binomial(n, top1): drawn directly, that is the bootstrap.
+    means = np.random.default_rng(seed).binomial(n, min(1.0, top1), size=resamples) / n
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _ratio(numerator: NDArray[Any], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
+    quotient = np.zeros(len(numerator), dtype=np.float64)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient
+
+
+def _reliability(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_]
+) -> tuple[tuple[CalibrationBin, ...], float]:
+    index = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    count = np.bincount(index, minlength=CALIBRATION_BINS)
+    mean_confidence = _ratio(np.bincount(index, confidence, CALIBRATION_BINS), count)
+    accuracy = _ratio(np.bincount(index, correct.astype(np.float64), CALIBRATION_BINS), count)
+    bins = tuple(
+        CalibrationBin(
+            lower=b / CALIBRATION_BINS,
+            upper=(b + 1) / CALIBRATION_BINS,
+            count=int(count[b]),
+            confidence=float(mean_confidence[b]) if count[b] else None,
+            accuracy=float(accuracy[b]) if count[b] else None,
+        )
+        for b in range(CALIBRATION_BINS)
+    )
+    return bins, float((count * np.abs(accuracy - mean_confidence)).sum() / len(confidence))
