@@ -33,5 +33,21 @@ demo: ## the main job on the clip that ships with the project
 bench: ## the default latency table of this machine, into benchmarks/results/
 	$(VENV)/bin/edge-fer bench --data $(DATA) --split test
 
+RUN ?= runs/compact
+CARD = docs/models/edge-fer-compact
+SHIPPED = edge_fer/checkpoints/edge-fer-compact.safetensors
+
+model: ## ship what a training run made: checkpoint, bundle, reports, model card (needs RUN, DATA, COUNTS)
+	cp $(RUN)/last.safetensors $(SHIPPED)
+	mkdir -p $(CARD)
+	cp $(RUN)/log.csv $(RUN)/curve.png $(CARD)/
+	$(VENV)/bin/edge-fer compile $(SHIPPED) --precision int8 --calibration calibration/edge-fer-compact.yaml \
+	  --data $(DATA) --split test --max-drop 0.5 --out engines/edge-fer-compact
+	$(VENV)/bin/edge-fer eval --data $(DATA) --split test --precision fp32 --backend onnxruntime --json $(CARD)/fp32.json
+	$(VENV)/bin/edge-fer eval --data $(DATA) --split test --precision int8 --backend onnxruntime --json $(CARD)/int8.json \
+	  --png $(CARD)/report-int8.png
+	$(VENV)/bin/python scripts/model_card.py --run $(RUN) --counts $(COUNTS) --fp32 $(CARD)/fp32.json \
+	  --int8 $(CARD)/int8.json --out $(CARD).md
+
 wheel: ## what people install
 	$(VENV)/bin/pip wheel --no-deps -w dist .

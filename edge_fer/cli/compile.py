@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,50 +17,46 @@ if TYPE_CHECKING:
 
 
 def compile_command(
-    checkpoint: Optional[str] = typer.Argument(  # noqa: UP045 (typer evaluates this on Python 3.10)
+    checkpoint: str | None = typer.Argument(
         None, help="Weights: .safetensors, or a .pt/.pth state dict. Default: the model that ships with edge-fer."
     ),
-    precision: Optional[str] = typer.Option(  # noqa: UP045
+    precision: str | None = typer.Option(
         None, "--precision", help="fp32, fp16 or int8. Default: int8 where its ranges can be measured, else fp32."
     ),
     backend: str = typer.Option("auto", "--backend", help="auto, openvino, onnxruntime or tensorrt."),
-    calibration: Optional[Path] = typer.Option(  # noqa: UP045
+    calibration: Path | None = typer.Option(
         None, "--calibration", help="Faces to measure int8 ranges on: a folder, or a recipe.yaml."
     ),
-    method: Optional[str] = typer.Option(  # noqa: UP045
+    method: str | None = typer.Option(
         None, "--calibration-method", help="minmax, moving-average, percentile, entropy or mse (the default)."
     ),
-    data: Optional[Path] = typer.Option(  # noqa: UP045
+    data: Path | None = typer.Option(
         None, "--data", help="Labelled faces to verify accuracy on: class folders, or the FER-2013 CSV."
     ),
-    split: Optional[str] = typer.Option(None, "--split", help="Part of --data, such as test."),  # noqa: UP045
+    split: str | None = typer.Option(None, "--split", help="Part of --data, such as test."),
     max_drop: float = typer.Option(
         0.5, "--max-drop", help="Percentage points of top-1 that int8 may lose on --data.", min=0.0
     ),
     gate: bool = typer.Option(True, "--gate/--no-gate", help="Refuse int8 that loses more than --max-drop."),
-    min_speedup: Optional[float] = typer.Option(  # noqa: UP045
+    min_speedup: float | None = typer.Option(
         None, "--min-speedup", help="Choose int8 only when it is this many times faster than fp32 here."
     ),
     trt_dialect: bool = typer.Option(False, "--trt-dialect", help="Also write the int8 form for TensorRT."),
     build: bool = typer.Option(
         True, "--build/--no-build", help="Build and time engines for this machine, or only write the bundle."
     ),
-    arch: Optional[str] = typer.Option(  # noqa: UP045
+    arch: str | None = typer.Option(
         None, "--arch", help="Network of a plain state dict, such as resnet18; a wrong name lists them all."
     ),
-    labels: Optional[str] = typer.Option(  # noqa: UP045
+    labels: str | None = typer.Option(
         None, "--labels", help="Class names of a plain state dict in the order of its outputs, separated by commas."
     ),
-    colour: Optional[str] = typer.Option(None, "--colour", help="gray or rgb."),  # noqa: UP045
-    size: Optional[str] = typer.Option(  # noqa: UP045
-        None, "--size", help="Input size in pixels: 224, or height x width as 64x48."
-    ),
-    mean: Optional[str] = typer.Option(  # noqa: UP045
-        None, "--mean", help="Mean per channel on the scale 0..1, separated by commas."
-    ),
-    std: Optional[str] = typer.Option(None, "--std", help="Standard deviation likewise."),  # noqa: UP045
-    name: Optional[str] = typer.Option(None, "--name", help="What to call the model."),  # noqa: UP045
-    out: Optional[Path] = typer.Option(  # noqa: UP045
+    colour: str | None = typer.Option(None, "--colour", help="gray or rgb."),
+    size: str | None = typer.Option(None, "--size", help="Input size in pixels: 224, or height x width as 64x48."),
+    mean: str | None = typer.Option(None, "--mean", help="Mean per channel on the scale 0..1, separated by commas."),
+    std: str | None = typer.Option(None, "--std", help="Standard deviation likewise."),
+    name: str | None = typer.Option(None, "--name", help="What to call the model."),
+    out: Path | None = typer.Option(
         None, "--out", help="Folder of the bundle. Default: engines/NAME in the current folder."
     ),
     threads: int = typer.Option(1, "--threads", help="CPU threads for verification and timing.", min=1),

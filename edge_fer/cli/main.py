@@ -35,10 +35,7 @@ app = typer.Typer(
     "(AI Act, Art. 5(1)(f)); people must be told when it is used (Art. 50(3)). Frames stay on this machine.",
 )
 for _name in COMMANDS:
-    try:
-        app.command(_name)(resolve(COMMANDS, _name, what="command"))
-    except ModuleNotFoundError:
-        pass  # INTERIM: colleagues' commands are landing
+    app.command(_name)(resolve(COMMANDS, _name, what="command"))
 
 
 def _version(shown: bool) -> None:

@@ -13,6 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_fer.compile.calibrate import choose_ranges, collect
+from edge_fer.compile.graph import Graph
+from edge_fer.compile.lint_trt import lint_trt
+from edge_fer.compile.plan import plan_quantisation
+from edge_fer.compile.quantize_int8 import quantize_int8
+
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has wheels for Linux and Windows on x86-64 only")
 
 
@@ -110,3 +116,22 @@ def test_unsigned_activations_build_but_only_with_a_warning_that_they_mean_somet
     size, said = build(quantised_convolution(tmp_path, unsigned=True))
     assert size > 0
     assert any("UINT8" in line and "INT8" in line for line in said), said
+
+
+@pytest.mark.parametrize("violation", [{"zero_point": 3}, {"int32_bias": True}, {"unsigned": True}])
+def test_the_linter_finds_what_the_parser_refuses_or_misreads(tmp_path: Path, violation: dict[str, Any]) -> None:
+    assert lint_trt(onnx.load(quantised_convolution(tmp_path))) == []
+    assert lint_trt(onnx.load(quantised_convolution(tmp_path, **violation))) != []
+
+
+@pytest.mark.parametrize("network", ["tiny", "resnet"])
+def test_our_own_forms_build_in_silence(tmp_path: Path, network: str, request: pytest.FixtureRequest) -> None:
+    model, inputs = request.getfixturevalue(f"{network}_onnx"), request.getfixturevalue(f"{network}_inputs")
+    plan = plan_quantisation(Graph(model))
+    ranges = choose_ranges(collect(model, plan.measured, lambda: iter([inputs])), plan, "mse")
+    thresholds = {name: found.threshold for name, found in ranges.items()}
+    path = tmp_path / "model.onnx"
+    onnx.save(quantize_int8(model, plan, thresholds, "trt"), path)
+    size, said = build(path)
+    assert said == []
+    assert 0 < size < 2_000_000 + 0.3 * model.ByteSize(), "kernels of about 1.3 MB, and int8 weights"

@@ -1,0 +1,188 @@
+"""checkpoint -> ONNX -> folded -> fp16 or int8 -> verified -> bundle -> engines: the whole of ``edge-fer compile``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edge_fer.backends.choose import Candidate as Timed
+from edge_fer.backends.choose import choose
+from edge_fer.compile.calibrate import open_session, run_logits
+from edge_fer.compile.certificate import write_certificate
+from edge_fer.compile.export_onnx import check_parity, export_onnx
+from edge_fer.compile.forms import Forms, make_forms
+from edge_fer.compile.ladder import climb
+from edge_fer.compile.report import CandidateReport, CompileReport
+from edge_fer.compile.request import CompileRequest, check_out
+from edge_fer.compile.verify import (
+    Progress,
+    Verified,
+    Verifier,
+    canary_samples,
+    candidates_here,
+)
+from edge_fer.core.bundle import Bundle, open_bundle
+from edge_fer.core.errors import DeviceError, UsageError
+from edge_fer.core.files import atomic_folder
+from edge_fer.core.manifest import MANIFEST, ParityRecord
+from edge_fer.data.datasets import open_dataset
+from edge_fer.data.samples import Samples
+from edge_fer.evaluate.predict import fill, match_labels
+from edge_fer.models.checkpoint import Checkpoint, load_checkpoint
+
+PARITY_SAMPLES = 128
+"""How many faces torch and ONNX Runtime are compared on; torch is the slowest engine of all."""
+SENSITIVITY_SAMPLES = 64
+
+
+def compile_model(request: CompileRequest, progress: Progress | None = None) -> CompileReport:
+    """Compile one checkpoint; the bundle appears whole or not at all.
+
+    Raises:
+        EdgeFerError: its subclasses say in one sentence what was wrong with the request, a file or this machine.
+    """
+    started = time.monotonic()
+    step = progress or _silent
+    request.check()
+    step("Reading the checkpoint", 0, 0)
+    checkpoint = load_checkpoint(request.checkpoint, request.contract)
+    spec = checkpoint.spec
+    out = request.out or Path("engines") / spec.name
+    check_out(out)
+    data = None
+    if request.data is not None:
+        data = open_dataset(request.data, request.split)
+        match_labels(data, spec.labels)
+    step("Exporting to ONNX", 0, 0)
+    model = export_onnx(checkpoint.model, spec)
+    forms = make_forms(request, spec, model, step)
+    faces = data if data is not None else (forms.faces.samples() if forms.faces is not None else canary_samples())
+    step("Comparing with torch", 0, 0)
+    torch_parity = _torch_parity(checkpoint, model, faces)
+    with atomic_folder(out) as folder:
+        forms.save(folder)
+        verifier = Verifier(folder, spec, faces, data=_data_name(request), threads=request.threads, progress=progress)
+        verified = verifier.run(candidates_here(forms.models, request.host_backend))
+        blame_on = _inputs(checkpoint, faces, SENSITIVITY_SAMPLES)
+        verified, gate, attempts = climb(request, forms, verifier, verified, blame_on, step)
+        manifest, gaps = write_certificate(folder, checkpoint, forms, verified, torch_parity, gate)
+        # What a rung that did not pass left behind must not travel.
+        listed = {MANIFEST, *(record.name for record in manifest.files)}
+        for stale in [path for path in folder.iterdir() if path.name not in listed]:
+            stale.unlink()
+    bundle = open_bundle(out)
+    timed, chosen, reason = _choose(request, bundle, step, forms)
+    return CompileReport(
+        bundle=str(out),
+        model=spec.name,
+        precisions=tuple(dict.fromkeys(variant.precision for variant in manifest.variants)),
+        parameters=checkpoint.parameters,
+        macs=manifest.checkpoint.macs,
+        checkpoint_bytes=checkpoint.path.stat().st_size,
+        torch_parity=torch_parity,
+        calibration=_calibration_sentence(forms),
+        candidates=tuple(_candidate_report(item, bundle, gaps, timed, chosen) for item in verified),
+        gate=gate,
+        attempts=tuple(attempts),
+        assumptions=checkpoint.assumptions,
+        notes=tuple(forms.notes),
+        reason=reason,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def _data_name(request: CompileRequest) -> str | None:
+    if request.data is None:
+        return None
+    return " ".join([request.data.resolve().name, *([request.split] if request.split else [])])
+
+
+def _inputs(checkpoint: Checkpoint, faces: Samples, count: int) -> NDArray[np.float32]:
+    """Up to ``count`` faces, spread evenly over the set, as the network's input."""
+    chosen = faces.select(np.linspace(0, len(faces) - 1, min(count, len(faces))).astype(np.int64))
+    inputs = np.empty((len(chosen), *checkpoint.spec.input_shape), np.float32)
+    fill(inputs, chosen, 0, len(chosen), checkpoint.spec.preprocess)
+    return inputs
+
+
+def _torch_parity(checkpoint: Checkpoint, model: ModelProto, faces: Samples) -> ParityRecord:
+    inputs = _inputs(checkpoint, faces, PARITY_SAMPLES)
+    parity = check_parity(checkpoint.model, run_logits(open_session(model, 1), inputs), inputs, checkpoint.spec.name)
+    return ParityRecord(
+        backend="onnxruntime",
+        precision="fp32",
+        reference="torch fp32",
+        n=parity.n,
+        top1_agreement=parity.top1_agreement,
+        max_gap=parity.max_gap,
+        mean_gap=parity.mean_gap,
+    )
+
+
+def _choose(
+    request: CompileRequest, bundle: Bundle, step: Progress, forms: Forms
+) -> tuple[dict[tuple[str, str], Timed], tuple[str, str] | None, str]:
+    """Build and time the engines of this machine, as the first ``edge-fer run`` would, so that this one finds them.
+
+    Returns:
+        timings by (backend, precision), the chosen pair, and why it was chosen.
+    """
+    if not request.build:
+        return {}, None, "no engine was built, as asked; the first run builds it"
+    if request.backend == "tensorrt":
+        return {}, None, "TensorRT builds its engine on the machine with the GPU: copy the bundle there"
+    try:
+        choice = choose(bundle, backend=request.backend, threads=request.threads, on_step=lambda what: step(what, 0, 0))
+    except (DeviceError, UsageError) as error:
+        return {}, None, f"no engine was built here: {error}"
+    timed = {(c.backend, c.precision): c for c in choice.candidates}
+    best, reason = choice.best, choice.reason()
+    if request.min_speedup is not None and best.precision == "int8" and best.median_us is not None:
+        floats = [c for c in choice.candidates if c.precision == "fp32" and c.median_us is not None]
+        fastest = min(floats, key=lambda c: c.median_us or 0.0, default=None)
+        if fastest is not None and fastest.median_us is not None:
+            speedup = fastest.median_us / best.median_us
+            if speedup < request.min_speedup:
+                best = fastest
+                reason = f"int8 is only {speedup:.2f} times as fast as fp32 here, less than --min-speedup"
+                forms.notes.append(reason)
+    return timed, (best.backend, best.precision), reason
+
+
+def _candidate_report(
+    item: Verified,
+    bundle: Bundle,
+    gaps: dict[str, float],
+    timed: dict[tuple[str, str], Timed],
+    chosen: tuple[str, str] | None,
+) -> CandidateReport:
+    key = (item.candidate.backend, item.candidate.precision)
+    found = timed.get(key)
+    return CandidateReport(
+        backend=key[0],
+        precision=key[1],
+        file_bytes=bundle.record(item.candidate.variant.file).bytes,
+        parity=item.parity,
+        canary_gap=gaps.get(item.candidate.label),
+        accuracy=item.accuracy,
+        drop=item.drop.drop if item.drop is not None else None,
+        drop_interval=item.drop.interval if item.drop is not None else None,
+        median_us=found.median_us if found is not None else None,
+        error=item.error or (found.error if found is not None else None),
+        chosen=key == chosen,
+    )
+
+
+def _calibration_sentence(forms: Forms) -> str | None:
+    found = forms.calibration
+    if found is None:
+        return None
+    return f"{found.method} ranges of {len(found.tensors)} tensors over {len(found.sample_ids)} faces of {found.source}"

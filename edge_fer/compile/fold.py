@@ -1,0 +1,94 @@
+"""Fold batch norms into the convolutions before them, so that what is quantised is what runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from edge_fer.compile.graph import Array, Graph, attributes, rebuilt
+
+
+def fold_batch_norm(model: ModelProto) -> ModelProto:
+    """Replace every ``Conv -> BatchNormalization`` by one convolution with the same function.
+
+    ``W' = W * gamma / sqrt(var + eps)`` and ``b' = beta + (b - mean) * gamma / sqrt(var + eps)``, per output channel,
+    in float64, rounded once. A batch norm whose convolution is read elsewhere too is left as it is.
+    """
+    graph = Graph(model)
+    arrays = {name: graph.array(name) for name in graph.initializers}
+    folded: dict[str, NodeProto] = {}
+    dropped: set[str] = set()
+    for norm in graph.nodes:
+        conv = graph.producer.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
+        if conv is None or conv.op_type != "Conv" or graph.only_consumer(conv.output[0]) is None:
+            continue
+        gamma, beta, mean, variance = (graph.array(name).astype(np.float64) for name in norm.input[1:5])
+        factor = gamma / np.sqrt(variance + attributes(norm).get("epsilon", 1e-5))
+        weight = graph.array(conv.input[1]).astype(np.float64)
+        bias = graph.array(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else np.zeros(len(factor))
+        weight_name = conv.input[1]
+        bias_name = f"{weight_name.removesuffix('.weight')}.bias"
+        if len(graph.consumers[weight_name]) > 1:
+            # Shared weights with different norms become different weights.
+            weight_name = f"{norm.input[1].removesuffix('.weight')}.folded.weight"
+            bias_name = f"{norm.input[1].removesuffix('.weight')}.folded.bias"
+        arrays[weight_name] = _rounded(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+        arrays[bias_name] = _rounded(beta + (bias - mean) * factor)
+        fresh = NodeProto()
+        fresh.CopyFrom(conv)
+        del fresh.input[:], fresh.output[:]
+        fresh.input.extend([conv.input[0], weight_name, bias_name])
+        fresh.output.extend([norm.output[0]])
+        folded[conv.output[0]] = fresh
+        dropped.add(norm.output[0])
+    nodes = [folded.get(n.output[0], n) for n in graph.nodes if n.output[0] not in dropped]
+    return rebuilt(model, nodes, arrays)
+
+
+def drop_identities(model: ModelProto) -> ModelProto:
+    """Remove operators that do nothing at inference (``Identity``, ``Dropout``), and store ``Constant`` nodes."""
+    graph = Graph(model)
+    arrays = {name: graph.array(name) for name in graph.initializers}
+    alias: dict[str, str] = {}
+    nodes = []
+    for node in graph.nodes:
+        source = alias.get(node.input[0], node.input[0]) if node.input else ""
+        if node.op_type == "Constant" and "value" in attributes(node):
+            arrays[node.output[0]] = _constant(node)
+        elif node.op_type in ("Identity", "Dropout") and node.output[0] not in graph.outputs:
+            alias[node.output[0]] = source
+        else:
+            fresh = NodeProto()
+            fresh.CopyFrom(node)
+            del fresh.input[:]
+            fresh.input.extend(alias.get(name, name) for name in node.input)
+            nodes.append(fresh)
+    return rebuilt(model, nodes, arrays)
+
+
+def mean_to_pool(model: ModelProto) -> ModelProto:
+    """Write a mean over both spatial axes as ``GlobalAveragePool`` (+ ``Flatten``): every runtime has a kernel."""
+    graph = Graph(model)
+    arrays = {name: graph.array(name) for name in graph.initializers}
+    nodes = []
+    for node in graph.nodes:
+        settings = attributes(node)
+        axes = settings.get("axes")
+        if node.op_type != "ReduceMean" or axes is None or list(axes) not in ([2, 3], [-2, -1], [-1, -2]):
+            nodes.append(node)
+            continue
+        if settings.get("keepdims", 1):
+            nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [node.output[0]]))
+            continue
+        pooled = f"{node.output[0]}.pooled"
+        nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled]))
+        nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], axis=1))
+    return rebuilt(model, nodes, arrays)
+
+
+def _rounded(values: Array) -> Array:
+    return np.asarray(values, dtype=np.float32)
+
+
+def _constant(node: NodeProto) -> Array:
+    return np.asarray(numpy_helper.to_array(attributes(node)["value"]))

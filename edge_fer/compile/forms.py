@@ -1,0 +1,148 @@
+"""The ONNX forms of a bundle: fp32 always, and fp16 or int8 in its dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from edge_fer.compile.calibrate import (
+    DEFAULT_METHOD,
+    Calibration,
+    calibrate,
+    peak_magnitudes,
+    read_calibration,
+)
+from edge_fer.compile.canary_faces import canary_images, face_batch
+from edge_fer.compile.executed import executed_by_onnxruntime
+from edge_fer.compile.graph import Graph, model_hash
+from edge_fer.compile.lint_trt import lint_trt
+from edge_fer.compile.plan import plan_quantisation
+from edge_fer.compile.quantize_int8 import quantize_int8
+from edge_fer.compile.request import CompileRequest
+from edge_fer.compile.to_fp16 import to_fp16
+from edge_fer.compile.verify import Progress
+from edge_fer.core.bundle import find_bundle, open_bundle
+from edge_fer.core.errors import CalibrationError, EdgeFerError
+from edge_fer.core.manifest import Variant
+from edge_fer.core.spec import ModelSpec
+from edge_fer.data.calibration_set import CalibrationSet, open_calibration_set
+
+FP32 = Variant(precision="fp32", file="model.fp32.onnx")
+FP16 = Variant(precision="fp16", file="model.fp16.onnx")
+INT8_CPU = Variant(precision="int8", dialect="cpu", file="model.int8.onnx")
+INT8_TRT = Variant(precision="int8", dialect="trt", file="model.int8.trt.onnx")
+
+
+@dataclass
+class Forms:
+    """Models by variant, and how they came about.
+
+    Attributes:
+        calibration: the ranges behind the int8 forms.
+        faces: the calibration set, when one was given.
+        notes: what the user should know, as sentences.
+    """
+
+    models: dict[Variant, ModelProto]
+    calibration: Calibration | None = None
+    faces: CalibrationSet | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def save(self, folder: Path) -> None:
+        for variant, model in self.models.items():
+            onnx.save(model, folder / variant.file)
+
+    def drop_int8(self) -> None:
+        """Leave int8 out of the bundle."""
+        self.models = {variant: model for variant, model in self.models.items() if variant.precision != "int8"}
+        self.calibration = None
+
+
+def make_forms(request: CompileRequest, spec: ModelSpec, model: ModelProto, step: Progress) -> Forms:
+    """Make every form that was asked for.
+
+    Raises:
+        CalibrationError: int8 was asked for and its ranges cannot be known, or the calibration set is not fit.
+    """
+    forms = Forms({FP32: model})
+    if request.precision == "fp32":
+        return forms
+    if request.precision == "fp16":
+        step("Casting to fp16", 0, 0)
+        half = to_fp16(model, peak_magnitudes(model, face_batch(canary_images(), spec.preprocess)))
+        forms.models[FP16] = half.model
+        forms.notes += [f"{name} stays in fp32: {reason}" for name, reason in half.islands.items()]
+        return forms
+    forms.calibration = _ranges(request, spec, model, forms, step)
+    if forms.calibration is not None:
+        step("Quantizing to int8", 0, 0)
+        write_int8(forms, forms.calibration.float_layers, trt=request.wants_trt)
+    return forms
+
+
+def write_int8(forms: Forms, float_layers: Sequence[str], *, trt: bool) -> None:
+    """(Re)write the int8 forms, with some layers left in floating point."""
+    if forms.calibration is None:
+        raise ValueError("int8 needs a calibration")
+    model = forms.models[FP32]
+    forms.calibration = forms.calibration.model_copy(update={"float_layers": tuple(float_layers)})
+    plan = plan_quantisation(Graph(model), frozenset(float_layers))
+    thresholds = forms.calibration.thresholds()
+    forms.models[INT8_CPU] = quantize_int8(model, plan, thresholds, "cpu")
+    executed = executed_by_onnxruntime(forms.models[INT8_CPU])
+    if executed.int8 < len(plan.layers):
+        note = f"ONNX Runtime computes {executed.int8} of the {len(plan.layers)} quantized layers in int8"
+        forms.notes = [n for n in forms.notes if not n.startswith("ONNX Runtime computes")] + [note]
+    if trt:
+        forms.models[INT8_TRT] = quantize_int8(model, plan, thresholds, "trt")
+        if violations := lint_trt(forms.models[INT8_TRT]):
+            raise EdgeFerError(f"The int8 form for TensorRT breaks its rules: {violations[0]}.")
+
+
+def _ranges(
+    request: CompileRequest, spec: ModelSpec, model: ModelProto, forms: Forms, step: Progress
+) -> Calibration | None:
+    """Ranges measured on the given faces, or the shipped ones when they were measured on this very network."""
+    if request.calibration is not None:
+        step("Reading the calibration set", 0, 0)
+        forms.faces = open_calibration_set(request.calibration)
+        forms.notes += [f"calibration: {note}" for note in forms.faces.notes]
+        return calibrate(
+            model,
+            forms.faces,
+            spec.preprocess,
+            method=request.method or DEFAULT_METHOD,
+            threads=request.threads,
+            progress=lambda done, total: step("Measuring ranges", done, total),
+        )
+    shipped = shipped_ranges(spec, model)
+    if shipped is not None:
+        forms.notes.append(
+            f"the int8 ranges are the shipped ones ({shipped.method}, {len(shipped.sample_ids)} faces of "
+            f"{shipped.source}); give --calibration to measure them anew"
+        )
+        return shipped
+    if request.precision == "int8":
+        raise CalibrationError(
+            f"INT8 needs faces to measure the ranges of {spec.name} on, and none were given; ranges that are made up "
+            "would give wrong answers without a word.",
+            fix="Give a folder with a few hundred face crops: --calibration DIR (or a recipe.yaml).",
+        )
+    forms.notes.append("compiled to fp32 only: int8 needs faces to measure ranges on, give them with --calibration DIR")
+    return None
+
+
+def shipped_ranges(spec: ModelSpec, model: ModelProto) -> Calibration | None:
+    """Ranges of the shipped bundle of this name, if it was made from the same network."""
+    try:
+        bundle = open_bundle(find_bundle(spec.name))
+        if bundle.manifest.calibration is None:
+            return None
+        found = read_calibration(bundle.file(bundle.manifest.calibration.file))
+    except EdgeFerError:
+        return None
+    return found if found.model_sha256 == model_hash(model) else None

@@ -1,0 +1,77 @@
+"""Architectures by name. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from torch import nn
+
+from edge_fer.core.errors import CheckpointError, UsageError
+from edge_fer.core.spec import ModelSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network, and how to read its contract off a state dict that carries none.
+
+    Attributes:
+        factory: ``module:function`` taking ``num_classes``, ``in_channels`` and the architecture's own options.
+        input_weight: key of the first convolution's weight (out, channels, kh, kw).
+        output_weight: key of the classifier's weight (classes, features).
+        size_hw: input size that the published recipe uses, assumed for a plain state dict.
+        mean, std: per RGB channel, of the published recipe; a grey network takes their averages.
+    """
+
+    factory: str
+    input_weight: str
+    output_weight: str
+    size_hw: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "compact": Architecture(
+        "edge_fer.models.compact:compact",
+        "stem.0.weight",
+        "fc.weight",
+        size_hw=(48, 48),
+        mean=(0.508, 0.508, 0.508),
+        std=(0.255, 0.255, 0.255),
+    ),
+    "resnet18": Architecture("edge_fer.models.resnet:resnet18", "conv1.weight", "fc.weight"),
+    "resnet34": Architecture("edge_fer.models.resnet:resnet34", "conv1.weight", "fc.weight"),
+    "resnet50": Architecture("edge_fer.models.resnet:resnet50", "conv1.weight", "fc.weight"),
+}
+
+
+def architecture(name: str) -> Architecture:
+    """Look an architecture up.
+
+    Raises:
+        UsageError: it is not registered; the message lists what is.
+    """
+    found = ARCHITECTURES.get(name)
+    if found is None:
+        raise UsageError(f"Unknown architecture {name!r}.", fix=f"Known: {', '.join(sorted(ARCHITECTURES))}.")
+    return found
+
+
+def build_model(spec: ModelSpec, options: Mapping[str, object] | None = None) -> nn.Module:
+    """Build an untrained network for a contract.
+
+    Raises:
+        UsageError: the architecture is not registered.
+        CheckpointError: the options do not fit the architecture.
+    """
+    module, function = architecture(spec.arch).factory.split(":")
+    factory: Callable[..., nn.Module] = getattr(import_module(module), function)
+    try:
+        return factory(num_classes=len(spec.labels), in_channels=spec.preprocess.channels, **dict(options or {}))
+    except TypeError as error:
+        raise CheckpointError(f"The options of architecture {spec.arch!r} are wrong: {error}.") from None
