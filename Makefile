@@ -38,10 +38,11 @@ CARD = docs/models/edge-fer-compact
 SHIPPED = edge_fer/checkpoints/edge-fer-compact.safetensors
 
 model: ## ship what a training run made: checkpoint, bundle, reports, model card (needs RUN, DATA, COUNTS)
+	mkdir -p $(dir $(SHIPPED))
 	cp $(RUN)/last.safetensors $(SHIPPED)
 	mkdir -p $(CARD)
 	cp $(RUN)/log.csv $(RUN)/curve.png $(CARD)/
-	$(VENV)/bin/edge-fer compile $(SHIPPED) --precision int8 --calibration calibration/edge-fer-compact.yaml \
+	EDGE_FER_DATA=$(dir $(DATA)) $(VENV)/bin/edge-fer compile $(SHIPPED) --precision int8 --calibration calibration/edge-fer-compact.yaml \
 	  --data $(DATA) --split test --max-drop 0.5 --out engines/edge-fer-compact
 	$(VENV)/bin/edge-fer eval --data $(DATA) --split test --precision fp32 --backend onnxruntime --json $(CARD)/fp32.json
 	$(VENV)/bin/edge-fer eval --data $(DATA) --split test --precision int8 --backend onnxruntime --json $(CARD)/int8.json \

@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "eval": "edge_fer.cli.eval:evaluate",
     "bench": "edge_fer.cli.bench:bench",
     "train": "edge_fer.cli.train:train",
+    "verify": "edge_fer.cli.verify:verify",
     "doctor": "edge_fer.cli.doctor:doctor",
 }
 

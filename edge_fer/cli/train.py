@@ -56,8 +56,8 @@ def train(
             f"epoch {row.epoch + 1:>3}/{plan.epochs}  loss {row.train_loss:.3f}  held-out top-1 {row.val_top1:7.2%}  "
             f"best {trainer.best:7.2%}  {row.images_per_s:.0f} images/s  about {left / 60:.0f} min left"
         )
-        plot_log(folder / "curve.png", trainer.log, plan.model.name)
 
     trainer.run(progress)
+    plot_log(folder / "curve.png", trainer.log, plan.model.name)
     console.print(f"Best held-out top-1 {trainer.best:.2%}: {folder / 'best.safetensors'}")
     console.print(f"Next: edge-fer compile {folder / 'best.safetensors'} --calibration {data} --data {data}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
-from edge_fer.core.errors import BadInputError, MissingDependencyError, UsageError
+from edge_fer.core.errors import BadInputError, EdgeFerError, MissingDependencyError, UsageError
 from edge_fer.core.labels import canonical
 from edge_fer.core.spec import PreprocessSpec
 from edge_fer.data.samples import Samples
@@ -46,16 +47,22 @@ def predict(
             progress(start + count, len(samples))
 
     max_batch = engine.slots[0].inputs[INPUT].shape[0]
-    for turn, start in enumerate(range(0, len(samples), max_batch)):
-        slot = engine.slots[turn % len(engine.slots)]
-        if len(in_flight) == len(engine.slots):
+    try:
+        for turn, start in enumerate(range(0, len(samples), max_batch)):
+            slot = engine.slots[turn % len(engine.slots)]
+            if len(in_flight) == len(engine.slots):
+                collect()
+            count = min(max_batch, len(samples) - start)
+            fill(slot.inputs[INPUT], samples, start, count, preprocess)
+            engine.submit(slot, count)
+            in_flight.append((slot, start, count))
+        while in_flight:
             collect()
-        count = min(max_batch, len(samples) - start)
-        fill(slot.inputs[INPUT], samples, start, count, preprocess)
-        engine.submit(slot, count)
-        in_flight.append((slot, start, count))
-    while in_flight:
-        collect()
+    finally:
+        # After an error the engine stays good for others only when no request is left running on its slots.
+        for slot, _, _ in in_flight:
+            with contextlib.suppress(EdgeFerError):
+                engine.wait(slot)
     return _finite(logits)
 
 

@@ -1,0 +1,43 @@
+"""``edge-fer verify``: does a bundle do on this machine what its certificate says?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from edge_fer.core.errors import BundleError
+
+
+def verify(
+    bundle: str | None = typer.Argument(
+        None, help="A bundle's folder, or a shipped model's name. Default: the shipped one."
+    ),
+    data: Path | None = typer.Option(None, help="The labelled faces of the certificate, to repeat its accuracy."),
+    split: str | None = typer.Option(None, help="Part of the data, such as test."),
+    threads: int = typer.Option(1, min=1, help="Threads of the engines."),
+) -> None:
+    """Repeat a bundle's checks here: hashes, canary on every engine, accuracy with --data. Exit 3 when one fails."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge_fer.core.bundle import find_bundle
+    from edge_fer.data.datasets import open_dataset
+    from edge_fer.evaluate.recheck import recheck
+
+    console = Console()
+    path = find_bundle(bundle)
+    samples = None if data is None else open_dataset(data, split)
+    with console.status("checking") as status:
+        checks = recheck(
+            path, threads=threads, samples=samples, progress=lambda text: status.update(f"checking {text}")
+        )
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for check in checks:
+        verdict = "[green]ok[/]" if check.passed else "[bold red]failed[/]"
+        table.add_row(verdict, check.subject, check.detail)
+    console.print(table)
+    failed = [check.subject for check in checks if not check.passed]
+    if failed:
+        raise BundleError(f"{path} does not do here what its certificate says: {', '.join(failed)}.")
+    console.print(f"{path.name} does on this machine what its certificate says.", highlight=False)
