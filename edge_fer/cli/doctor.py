@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,7 +18,7 @@ STYLE = {"best": "bold green", "works": "green", "pointless": "yellow", "impossi
 def doctor(
     measure: bool = typer.Option(False, "--measure", help="Time the shipped model in every precision that runs here."),
     threads: int = typer.Option(1, min=1, help="Threads of these timings."),
-    json: Path | None = typer.Option(None, help="Write the report to this file."),
+    json: bool = typer.Option(False, "--json", help="Print one JSON object instead of the tables."),
 ) -> None:
     """Show processor, GPU, the inference libraries that really load, and what each precision is worth here.
 
@@ -28,17 +27,17 @@ def doctor(
     from rich.console import Console
 
     from edge_fer.bench.doctor import examine
-    from edge_fer.core.files import atomic_file
 
     console = Console()
-    with console.status("Looking at the machine …"):
+    # With --json, standard output holds the object and nothing else.
+    with Console(stderr=True).status("Looking at the machine …"):
         report = examine(measure=measure, threads=threads)
-    if json is not None:
-        with atomic_file(json) as temporary:
-            temporary.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if json:
+        typer.echo(report.model_dump_json(indent=2))
+        return
     _machine(console, report)
     for gpu in report.gpus:
-        _gpu(console, gpu)
+        _gpu(console, gpu, report.gpu_use)
     _libraries(console, report)
     _worth(console, report)
     if report.measured:
@@ -83,26 +82,26 @@ def _machine(console: Console, report: DoctorReport) -> None:
     console.print(table, highlight=False)
 
 
-def _gpu(console: Console, report: GpuReport) -> None:
+def _gpu(console: Console, report: GpuReport, use: str) -> None:
     from rich.markup import escape
 
     gpu, known = report.gpu, report.known
     table = _section(console, escape(gpu.name))
     origin = {"driver": "", "table": " (from our table: this driver does not tell)", "unknown": ""}[gpu.capability_from]
     name = f", {report.architecture.name}" if report.architecture else ""
+    table.add_row("use", f"[yellow]{use}[/]")
     table.add_row("driver", gpu.driver)
     table.add_row("capability", f"{gpu.capability or 'unknown'}{name}{origin}")
     table.add_row("memory", f"{gpu.memory_mb} MiB" if gpu.memory_mb else "unknown")
-    if known is not None and known.fp32_tflops:
-        peak = f"{known.fp32_tflops} TFLOP/s fp32, {known.int8_tops} TOP/s int8, {known.bandwidth_gb_s} GB/s"
-        table.add_row("data sheet", peak)
+    for figure, fact in (known.figures if known else {}).items():
+        table.add_row("data sheet", f"{figure} {fact.value:g} {fact.unit} [dim]({fact.how})[/]")
     if report.architecture is not None:
         for library, last in report.architecture.last.items():
             table.add_row(f"last {library}", f"{last.version} [dim]({last.how})[/]")
         for note in report.architecture.notes:
-            table.add_row("note", escape(note))
+            table.add_row("note", f"{escape(note.text)} [dim]({note.how})[/]")
     for note in known.notes if known else ():
-        table.add_row("note", escape(note))
+        table.add_row("note", f"{escape(note.text)} [dim]({note.how})[/]")
     for network, bound in (known.bounds_ms if known else {}).items():
         table.add_row(
             "modelled bound",
@@ -120,7 +119,11 @@ def _libraries(console: Console, report: DoctorReport) -> None:
             table.add_row(library.name, "[dim]not installed[/]")
             continue
         lines = [escape(", ".join(library.distributions))]
+        if len(library.listed) > 1:
+            lines.append(f"lists {escape(', '.join(library.listed))}")
         lines += [f"[green]runs on {escape(device)}[/]" for device in library.devices]
+        if library.used:
+            lines.append(f"edge-fer uses only {library.used} in this version")
         lines += [f"[yellow]{escape(problem)}[/]" for problem in library.problems]
         lines += [f"precisions: {', '.join(library.precisions)}"] if library.precisions else []
         table.add_row(library.name, "\n".join(lines))
@@ -132,14 +135,18 @@ def _worth(console: Console, report: DoctorReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console.print("\n[bold]What each precision is worth[/]")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("device", "precision", "worth", "why", "runs with"):
-        table.add_column(heading)
-    for row in report.worth:
-        grade = f"[{STYLE[row.grade]}]{row.grade}[/]"
-        table.add_row(escape(row.device), row.precision, grade, escape(row.reason), ", ".join(row.backends) or "-")
-    console.print(table, highlight=False)
+    for device in dict.fromkeys(row.device for row in report.worth):
+        console.print(f"\n[bold]What each precision is worth on: {escape(device)}[/]")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("precision", no_wrap=True)
+        table.add_column("worth", no_wrap=True)
+        for heading in ("why", "runs with"):
+            table.add_column(heading)
+        for row in report.worth:
+            if row.device == device:
+                grade = f"[{STYLE[row.grade]}]{row.grade}[/]"
+                table.add_row(row.precision, grade, escape(row.reason), ", ".join(row.backends) or "nothing here")
+        console.print(table, highlight=False)
 
 
 def _measured(console: Console, report: DoctorReport, threads: int) -> None:

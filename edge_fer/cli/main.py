@@ -18,6 +18,7 @@ from edge_fer.core.registry import resolve
 COMMANDS: dict[str, str] = {
     "run": "edge_fer.cli.run:run",
     "compile": "edge_fer.cli.compile:compile_command",
+    "calibrate": "edge_fer.cli.calibrate:calibrate",
     "eval": "edge_fer.cli.eval:evaluate",
     "bench": "edge_fer.cli.bench:bench",
     "train": "edge_fer.cli.train:train",

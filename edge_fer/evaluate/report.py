@@ -199,16 +199,10 @@ def _per_class(axes: Axes, evaluation: Evaluation) -> None:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
     _plain(axes, "Per class", " ")
-    axes.axvline(evaluation.macro_f1, color=F1, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    axes.text(
-        evaluation.macro_f1,
-        -0.62,
-        f" macro-F1 {evaluation.macro_f1:.2f}",
-        color=F1,
-        fontsize=8.5,
-        va="bottom",
-        ha="center",
-    )
+    axes.axvline(
+        evaluation.macro_f1, color=F1, linewidth=1, linestyle=(0, (4, 3)), zorder=0,
+        label=f"macro-F1 {evaluation.macro_f1:.2f}",
+    )  # fmt: skip
     labels = []
     for name in names:
         one = evaluation.per_class[name]
@@ -221,7 +215,7 @@ def _per_class(axes: Axes, evaluation: Evaluation) -> None:
     axes.grid(axis="x", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.015), ncols=3, frameon=False, fontsize=9.5, labelcolor=MUTED,
+        loc="lower right", bbox_to_anchor=(1.0, 1.015), ncols=4, frameon=False, fontsize=9.5, labelcolor=MUTED,
         handlelength=1.0, handleheight=1.0, columnspacing=1.2, borderpad=0,
     )  # fmt: skip
 

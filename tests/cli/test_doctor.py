@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_fer.bench.doctor import DoctorReport
+from edge_fer.bench.doctor import NO_CUDA, DoctorReport
 
 NOTHING_INSTALLED = """
 import importlib.metadata as metadata, sys
@@ -29,10 +28,6 @@ def version(name):
 metadata.version = version
 """
 
-MX250 = """
-print("NVIDIA GeForce MX250, 470.223.02, 2004, 6.1")
-"""
-
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -44,47 +39,79 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_the_report_is_shown_and_written(tmp_path: Path) -> None:
-    path = tmp_path / "doctor.json"
-    done = doctor("--json", str(path))
+def test_the_report_is_shown_in_80_columns_and_printed_as_one_object() -> None:
+    done = doctor(COLUMNS="80")
     assert done.returncode == 0, done.stderr
-    for words in ("Machine", "Libraries", "What each precision is worth", "runs on CPUExecutionProvider"):
+    for words in ("Machine", "Libraries", "What each precision is worth", "edge-fer uses only CPUExecutionProvider"):
         assert words in done.stdout
-    report = DoctorReport.model_validate_json(path.read_bytes())
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    done = doctor("--json")
+    assert done.returncode == 0, done.stderr
+    report = DoctorReport.model_validate_json(done.stdout)
     assert [row.precision for row in report.worth if row.device == "CPU"] == ["fp32", "bf16", "fp16", "int8"]
 
 
 def test_a_machine_with_nothing_installed_is_told_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NOTHING_INSTALLED)
-    path = tmp_path / "doctor.json"
-    done = doctor("--json", str(path), PYTHONPATH=str(tmp_path), PATH=str(tmp_path))
+    bare = {"PYTHONPATH": str(tmp_path), "PATH": str(tmp_path)}
+    done = doctor(**bare)
     assert done.returncode == 0, done.stderr
     assert "no inference backend works here" in done.stdout
     assert "pip install 'edge-fer[openvino]'" in done.stdout
     assert "pip install 'edge-fer[report]'" in done.stdout
     assert "pip install 'opencv-python-headless<5'" in done.stdout
-    report = json.loads(path.read_text())
-    assert all(library["distributions"] == [] for library in report["libraries"])
+    done = doctor("--json", **bare)
+    assert done.returncode == 0, done.stderr
+    report = DoctorReport.model_validate_json(done.stdout)
+    assert all(library.distributions == () for library in report.libraries)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a script that the system starts by its first line")
-def test_an_mx250_is_told_its_limits(tmp_path: Path) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!{sys.executable}\n{MX250}")
+def driver(folder: Path, answer: str) -> str:
+    """The PATH of a machine whose ``nvidia-smi`` gives this answer."""
+    if os.name == "nt":
+        pytest.skip("needs a script that the system starts by its first line")
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!{sys.executable}\nprint({answer!r})\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    done = doctor(PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_an_mx250_is_told_its_limits(tmp_path: Path) -> None:
+    path = driver(tmp_path, "NVIDIA GeForce MX250, 470.223.02, 2004, 6.1")
+    done = doctor(PATH=path)
     assert done.returncode == 0, done.stderr
-    for words in ("GeForce MX250", "6.1, Pascal", "R580", "2.7.1+cu126", "1/64 of the fp32 rate", "not measured"):
+    told = ("GeForce MX250", "6.1, Pascal", "R580", "2.7.1+cu126", "1/64 of the fp32 rate", "not measured", NO_CUDA)
+    for words in (*told, "tensorrt==8.5.3.1"):
         assert words in done.stdout, words
-    lines = done.stdout.splitlines()
-    assert any("MX250" in line and "fp16" in line and "pointless" in line for line in lines)
-    assert any("MX250" in line and "int8" in line and "best" in line for line in lines)
+    report = DoctorReport.model_validate_json(doctor("--json", PATH=path).stdout)
+    worth = {row.precision: row for row in report.worth if row.device != "CPU"}
+    assert {name: row.grade for name, row in worth.items()} == {
+        "fp32": "works",
+        "bf16": "impossible",
+        "fp16": "pointless",
+        "int8": "best",
+    }
+    assert all(row.backends == () for row in worth.values()), "nothing of ours runs on a GPU yet"
 
 
-def test_timings_are_taken_only_on_request(tmp_path: Path) -> None:
-    path = tmp_path / "doctor.json"
-    done = doctor("--measure", "--json", str(path))
+def test_an_rtx_3050_is_promised_nothing_either(tmp_path: Path) -> None:
+    path = driver(tmp_path, "NVIDIA GeForce RTX 3050 Laptop GPU, 580.65.06, 4096, 8.6")
+    done = doctor(PATH=path)
     assert done.returncode == 0, done.stderr
-    assert "Measured here" in done.stdout
-    timed = [one for one in json.loads(path.read_text())["measured"] if one["median_us"]]
-    assert {"onnxruntime"} <= {one["backend"] for one in timed}
+    for words in ("8.6, Ampere", "4096 MiB", NO_CUDA):
+        assert words in done.stdout, words
+    assert "edge-fer[tensorrt]" not in done.stdout
+    assert "edge-fer[cuda]" not in done.stdout
+
+
+def test_a_broken_driver_is_a_sentence(tmp_path: Path) -> None:
+    done = doctor(PATH=driver(tmp_path, "NVIDIA-SMI has failed because it could not communicate with the driver"))
+    assert done.returncode == 0, done.stderr
+    assert "nvidia-smi fails: unexpected answer" in done.stdout
+
+
+def test_timings_are_taken_only_on_request() -> None:
+    done = doctor("--measure", "--json")
+    assert done.returncode == 0, done.stderr
+    timed = [one for one in DoctorReport.model_validate_json(done.stdout).measured if one.median_us]
+    assert {"onnxruntime"} <= {one.backend for one in timed}
