@@ -245,8 +245,8 @@ def cpu_worth(machine: Machine, libraries: Sequence[Library]) -> list[Worth]:
             worth(
                 "int8",
                 "works" if machine.isa_complete else "unknown",
-                "no VNNI: products go through 16-bit sums (VPMADDUBSW), which gain less and can saturate; "
-                f"check the accuracy with `edge-fer eval`{unsure}",
+                "no VNNI: products go through 16-bit sums (VPMADDUBSW), which gain less. Networks that edge-fer "
+                f"compiled fit them; one quantised elsewhere can saturate{unsure}",
             )
         )
     else:

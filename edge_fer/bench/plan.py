@@ -71,6 +71,8 @@ class Plan(Frozen):
     @model_validator(mode="after")
     def _expands(self) -> Plan:
         self.cases()
+        if self.timeout_s <= 2 * self.min_seconds + self.warm_up_seconds:
+            raise ValueError("timeout_s must leave room for warm_up_seconds and twice min_seconds")
         if len({model.name for model in self.models}) != len(self.models):
             raise ValueError("two models have the same name")
         return self

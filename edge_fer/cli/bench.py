@@ -52,7 +52,8 @@ def bench(
             split=split,
             progress=lambda text, done, total: bar.update(task, description=text, completed=done, total=total),
         )
-    named = None if data is None else (f"{data.name}/{split}" if split else data.name)
+    folder = None if data is None else data.resolve().name
+    named = f"{folder}/{split}" if folder and split else folder
     result = summarise(chosen, outcomes, named)
     _show(console, result)
     if json is not None:
@@ -62,7 +63,7 @@ def bench(
         parts += [f"--threads {threads}"] if threads else []
         parts += [f"--rounds {rounds}"] if rounds else []
         parts += [f"--min-seconds {min_seconds:g}"] if min_seconds else []
-        parts += [f"--data DIR/{data.name}"] if data else []
+        parts += [f"--data DIR/{folder}"] if data else []
         parts += [f"--split {split}"] if split else []
         write_markdown(markdown, result, " ".join(parts))
 

@@ -26,7 +26,9 @@ def evaluate(
     model: str | None = typer.Argument(None, help="Checkpoint, bundle or engine. Default: the shipped bundle."),
     data: Path = typer.Option(..., help="Class folders, split folders of class folders, or the ICML CSV."),
     split: str | None = typer.Option(None, help="Part of the data, such as test or PublicTest."),
-    precision: str = typer.Option("int8", help="fp32, bf16, fp16 or int8; a checkpoint is always fp32."),
+    precision: str | None = typer.Option(
+        None, help="fp32, bf16, fp16 or int8. Default: int8 of a bundle, an engine's own, fp32 of a checkpoint."
+    ),
     backend: str = typer.Option("auto", help="auto (the fastest measured here), onnxruntime, openvino."),
     arch: str | None = typer.Option(None, help="Network of a plain state dict, such as resnet18."),
     threads: int = typer.Option(1, min=1, help="Threads of the engine."),
@@ -58,6 +60,8 @@ def evaluate(
             bar.update(task, completed=done)
 
         if model is not None and Path(model).suffix in WEIGHTS:
+            if precision not in (None, "fp32") or backend != "auto":
+                raise UsageError("A checkpoint is evaluated by torch in fp32; --backend and --precision need a bundle.")
             spec, source, ran, logits = _checkpoint(Path(model), arch, samples, threads, progress)
         else:
             if arch is not None:
@@ -75,7 +79,7 @@ def evaluate(
         precision=ran[2],
         device=cpu_name(),
         # The folder's name only: a path tells more about the machine than about the data.
-        data=f"{data.name}/{split}" if split else data.name,
+        data=f"{data.resolve().name}/{split}" if split else data.resolve().name,
     )
     if json is not None:
         write_json(json, evaluation)
@@ -105,14 +109,15 @@ def _checkpoint(
 
 
 def _engine(
-    model: str | None, backend: str, precision: str, samples: Samples, threads: int, progress: Progress
+    model: str | None, backend: str, precision: str | None, samples: Samples, threads: int, progress: Progress
 ) -> tuple[ModelSpec, str, tuple[str, str, str], NDArray[np.float32]]:
     """The same of a bundle or engine."""
-    from edge_fer.backends.choose import open_best
+    from edge_fer.backends.choose import is_engine, open_best
     from edge_fer.core.bundle import find_bundle
     from edge_fer.evaluate.predict import predict
 
     path = find_bundle(model)
+    precision = precision or ("auto" if is_engine(path) else "int8")
     engine, _ = open_best(path, backend=backend, precision=precision, threads=threads)
     with engine:
         manifest = engine.manifest
