@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_fer import __version__
 from edge_fer.backends.host import cpu_identity, cpu_name
 from edge_fer.bench.measure import Outcome
 from edge_fer.bench.plan import Case, Plan
-from edge_fer.core.errors import BadInputError
-from edge_fer.core.files import atomic_file
+from edge_fer.core.files import atomic_file, read_validated
 from edge_fer.core.spec import Frozen
 
 NOISY_ABOVE = 0.10
@@ -148,11 +147,4 @@ def read_json(path: Path) -> BenchResult:
     Raises:
         BadInputError: it is missing, or not such a file.
     """
-    try:
-        return BenchResult.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BadInputError(f"Cannot read {path}: {error.strerror}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInputError(f"{path} is not a benchmark result: {where}: {first['msg']}.") from None
+    return read_validated(path, BenchResult, "a benchmark result")

@@ -16,14 +16,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_fer.compile.calibrators import BINS, CALIBRATORS, TensorStats, threshold
 from edge_fer.compile.graph import Graph, model_hash
 from edge_fer.compile.plan import Plan, plan_quantisation
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import CalibrationError, UsageError
-from edge_fer.core.files import atomic_file
+from edge_fer.core.files import atomic_file, read_validated
 from edge_fer.core.spec import Frozen, PreprocessSpec
 from edge_fer.data.calibration_set import CalibrationSet
 
@@ -216,11 +216,4 @@ def read_calibration(path: Path) -> Calibration:
     Raises:
         CalibrationError: missing, not JSON, or not a file of this kind.
     """
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CalibrationError(f"Cannot read {path}: {error.strerror}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CalibrationError(f"{path} is not a valid calibration file: {where}: {first['msg']}.") from None
+    return read_validated(path, Calibration, "a valid calibration file", CalibrationError)

@@ -10,8 +10,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from edge_fer.core.errors import BadInputError, BundleError, DeviceError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def sha256_file(path: Path) -> str:
@@ -95,3 +100,19 @@ def inside(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or root not in path.parents:
         raise BundleError(f"{folder} names a file outside itself: {name!r}.")
     return path
+
+
+def read_validated(path: Path, kind: type[M], what: str, error: type[BadInputError] = BadInputError) -> M:
+    """Read a JSON file into a pydantic model; ``what`` is a noun with its article, such as "a benchmark result".
+
+    Raises:
+        BadInputError: (or the subclass given) missing, not JSON, or not of this kind; the message names the first key.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as caught:
+        raise error(f"Cannot read {path}: {caught.strerror}.") from None
+    except ValidationError as caught:
+        first = caught.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise error(f"{path} is not {what}: {where}: {first['msg']}.") from None

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
-
-from edge_fer.core.errors import BadInputError, MissingDependencyError
-from edge_fer.core.files import atomic_file
+from edge_fer.core.errors import MissingDependencyError
+from edge_fer.core.files import atomic_file, read_validated
 from edge_fer.evaluate.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -58,14 +56,7 @@ def read_json(path: Path) -> Evaluation:
     Raises:
         BadInputError: the file is missing, or is not such a file.
     """
-    try:
-        return Evaluation.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BadInputError(f"Cannot read {path}: {error.strerror}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInputError(f"{path} is not an evaluation: {where}: {first['msg']}.") from None
+    return read_validated(path, Evaluation, "an evaluation")
 
 
 def write_png(path: Path, evaluation: Evaluation) -> None:
