@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from edge_fer.bench.results import BenchResult
 
+WIDE = 110
+NARROW = frozenset({"p90", "faces/s", "RSS MB", "cold start s"})
+"""Columns that a narrow terminal goes without; the files have them."""
+
 
 def bench(
     plan: Path | None = typer.Option(None, help="A YAML plan; default: the shipped model and ResNet18@224."),
@@ -76,10 +80,13 @@ def _show(console: Console, result: BenchResult) -> None:
     for model in dict.fromkeys(case.case.model for case in result.cases):
         rows = [row(case)[1:] for case in result.cases if case.case.model == model]
         headings = HEADINGS[1:]
-        used = [i for i in range(len(headings)) if i < 2 or any(cells[i] for cells in rows)]
+        hidden = NARROW if console.width < WIDE else frozenset[str]()
+        used = [
+            i for i in range(len(headings)) if headings[i] not in hidden and (i < 2 or any(cells[i] for cells in rows))
+        ]
         table = Table(title=model, title_justify="left", pad_edge=False, box=None, padding=(0, 1))
         for i in used:
-            table.add_column(headings[i], justify="left" if i == 0 else "right")
+            table.add_column(headings[i], justify="left" if i == 0 else "right", no_wrap=i < 2)
         for cells in rows:
             table.add_row(*(cells[i] for i in used))
         console.print(table)

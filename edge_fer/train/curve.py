@@ -32,6 +32,7 @@ def plot_log(path: Path, log: Sequence[EpochLog], title: str) -> None:
         textcoords="offset points", ha="right",
     )  # fmt: skip
     accuracy.set(xlabel="epoch", ylabel="top-1, %", title="single crop")
+    accuracy.margins(y=0.12)
     rate = accuracy.twinx()
     rate.fill_between(epochs, [row.lr for row in log], color="#7570b3", alpha=0.15, label="learning rate")
     rate.set(ylabel="learning rate", ylim=(0, None))
