@@ -55,10 +55,11 @@ def probe_onnxruntime() -> dict[str, Any]:
 
 def probe_openvino() -> dict[str, Any]:
     import numpy as np
-    import openvino
+
+    from edge_fer.backends.openvino.build import import_openvino
 
     devices, problems = [], []
-    core = openvino.Core()
+    core = import_openvino().Core()
     for device in core.available_devices:
         name = core.get_property(device, "FULL_DEVICE_NAME")
         try:

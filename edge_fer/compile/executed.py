@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
-from edge_fer.core.errors import MissingDependencyError
+from edge_fer.backends.openvino.build import import_openvino
 
 _ORT_INT8 = frozenset(
     {
@@ -57,11 +57,7 @@ def executed_by_openvino(model: ModelProto, input_shape: tuple[int, int, int]) -
     Raises:
         MissingDependencyError: openvino is not installed.
     """
-    try:
-        import openvino
-    except ImportError:
-        raise MissingDependencyError("openvino", extra="openvino", purpose="inspecting its executed graph") from None
-    core = openvino.Core()
+    core = import_openvino().Core()
     network = core.read_model(model.SerializeToString())
     network.reshape([1, *input_shape])
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})

@@ -15,7 +15,7 @@ from edge_fer.core.bundle import Bundle
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_running_an_engine_leaves_nothing_in_the_home_folder(shipped: Bundle, tmp_path: Path, backend: str) -> None:
-    """ONNX Runtime, left alone, writes a device id and a queue of events for its vendor below the cache folder."""
+    """Left alone, ONNX Runtime and OpenVINO both leave an id there and report to their vendors."""
     code = (
         "from pathlib import Path\n"
         "from edge_fer.core.bundle import open_bundle\n"

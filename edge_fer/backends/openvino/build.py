@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ ENGINE_FILE = "model.blob"
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """What the layers that are not quantised compute in. OpenVINO's own default is bf16 where the CPU has it, which is why
 an "fp32" engine must say so."""
+TELEMETRY = "openvino_telemetry"
 _CAPABILITY = {"bf16": "BF16", "fp16": "FP16"}
 
 
@@ -29,10 +31,25 @@ def device() -> str:
 
 
 def import_openvino() -> Any:
+    """The ``openvino`` package, without its telemetry.
+
+    Importing it loads its converter, which reports to Google Analytics and leaves an id in the home folder, with no
+    setting in the environment to stop that. Its own way out is that ``openvino_telemetry`` may be absent, so it is hidden
+    during the import.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    hidden = TELEMETRY not in sys.modules and "openvino" not in sys.modules
+    if hidden:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # what the import system calls "not to be found"
     try:
         import openvino
     except ImportError:
         raise MissingDependencyError("openvino", extra="openvino", purpose="the OpenVINO backend") from None
+    finally:
+        if hidden:
+            del sys.modules[TELEMETRY]
     return openvino
 
 
