@@ -33,9 +33,9 @@ def device() -> str:
 def import_openvino() -> Any:
     """The ``openvino`` package, without its telemetry.
 
-    Importing it loads its converter, which reports to Google Analytics and leaves an id in the home folder, with no
-    setting in the environment to stop that. Its own way out is that ``openvino_telemetry`` may be absent, so it is hidden
-    during the import.
+    Importing it loads its converter, which reports to Google Analytics and leaves an id in the home folder, and no
+    variable of the environment stops that. It goes on quietly where ``openvino_telemetry`` is not installed, so that
+    package is hidden during the import.
 
     Raises:
         MissingDependencyError: it is not installed.
