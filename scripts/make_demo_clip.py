@@ -26,13 +26,26 @@ FACE_CENTRE = (222.0, 116.0)
 def view(t: float) -> np.ndarray:
     """Affine matrix (2, 3) from portrait to frame at ``t`` seconds: slow pan and zoom with a hand's tremor on top."""
     phase = 2 * math.pi * t / SECONDS
-    zoom = WIDTH / (430 + 60 * math.cos(phase))
+    zoom = WIDTH / (348 + 30 * math.cos(phase))
     angle = 2.5 * math.sin(2 * phase) + 0.4 * math.sin(9 * phase)
-    x = WIDTH * (0.47 + 0.09 * math.sin(phase)) + 3 * math.sin(11 * phase)
-    y = HEIGHT * 0.43 + 10 * math.sin(2 * phase + 1) + 2 * math.sin(13 * phase)
+    x = WIDTH * (0.46 + 0.06 * math.sin(phase)) + 3 * math.sin(11 * phase)
+    y = HEIGHT * 0.46 + 10 * math.sin(2 * phase + 1) + 2 * math.sin(13 * phase)
     matrix = cv2.getRotationMatrix2D(FACE_CENTRE, angle, zoom)
     matrix[:, 2] += np.array([x, y]) - np.array(FACE_CENTRE)
     return matrix
+
+
+def check_inside(matrix: np.ndarray, size_hw: tuple[int, int], t: float) -> None:
+    """No frame may show the portrait's edge: all four corners must come from inside it.
+
+    Raises:
+        ValueError: this one does.
+    """
+    corners = np.array([[[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]]], np.float64)
+    where = cv2.transform(corners, cv2.invertAffineTransform(matrix))[0]
+    height, width = size_hw
+    if where.min() < 0 or where[:, 0].max() > width - 1 or where[:, 1].max() > height - 1:
+        raise ValueError(f"at {t:.2f} s the view leaves the portrait: {where.round(1).tolist()}")
 
 
 def light(image: np.ndarray, t: float, noise: np.random.Generator) -> np.ndarray:
@@ -48,16 +61,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out
     portrait = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR)
-    # The picture is mirrored beyond its edges, so that no pan ever shows a border.
     noise = np.random.default_rng(0)
     with av.open(str(out), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "27", "preset": "veryslow"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for index in range(FPS * SECONDS):
             t = index / FPS
-            picture = cv2.warpAffine(
-                portrait, view(t), (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-            )
+            matrix = view(t)
+            check_inside(matrix, portrait.shape[:2], t)
+            picture = cv2.warpAffine(portrait, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC)
             frame = av.VideoFrame.from_ndarray(light(picture, t, noise), format="bgr24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

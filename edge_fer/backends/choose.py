@@ -52,7 +52,7 @@ class Choice(Frozen):
     def reason(self) -> str:
         """One sentence for people."""
         timed = [c for c in self.candidates if c.median_us is not None]
-        if len(timed) == 1:
+        if len(timed) <= 1:
             return "the only one that runs here"
         listed = ", ".join(f"{c.backend} {c.precision} {c.median_us:.0f} µs" for c in timed if c.median_us is not None)
         return f"fastest measured here: {listed}"

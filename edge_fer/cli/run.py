@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge_fer.core.engine import Engine
-    from edge_fer.runtime.frames import FrameSource
+    from edge_fer.runtime.frames import FrameSource, SourceInfo
     from edge_fer.runtime.results import Sink
 
 DEMO = Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
@@ -56,6 +56,11 @@ def run(
             else "Only one of --camera, --source and --demo, please.",
             fix="edge-fer run --camera 0, --source FILE or --demo",
         )
+    outputs = [path.absolute() for path in (save, jsonl, csv) if path is not None]
+    if len(set(outputs)) < len(outputs):
+        raise UsageError(
+            "Two outputs would go to the same file.", fix="Give --save, --jsonl and --csv paths of their own."
+        )
     import os
     import signal
 
@@ -79,7 +84,7 @@ def run(
         frames = _source(camera, source, demo, Pipeline.frames_held(wanted), shown)
         try:
             manifest = runner.manifest
-            sinks = _sinks(shown, save, jsonl, csv, frames.info.fps, manifest.model.labels)
+            sinks = _sinks(shown, save, jsonl, csv, frames.info, manifest.model.labels)
             if not shown and console.is_terminal:
                 from edge_fer.cli.status import StatusSink
 
@@ -150,7 +155,7 @@ def _source(camera: int | None, source: str | None, demo: bool, pool_size: int, 
 
 
 def _sinks(
-    shown: bool, save: Path | None, jsonl: Path | None, csv: Path | None, fps: float, labels: tuple[str, ...]
+    shown: bool, save: Path | None, jsonl: Path | None, csv: Path | None, info: SourceInfo, labels: tuple[str, ...]
 ) -> list[Sink]:
     sinks: list[Sink] = []
     if shown:
@@ -160,7 +165,7 @@ def _sinks(
     if save is not None:
         from edge_fer.runtime.sinks.video import VideoSink
 
-        sinks.append(VideoSink(save, fps))
+        sinks.append(VideoSink(save, info.fps, keep_time=info.live))
     if jsonl is not None:
         from edge_fer.runtime.sinks.jsonl import JsonlSink
 

@@ -106,6 +106,7 @@ class SourceInfo:
     """What a source really gives, which may differ from what was asked for.
 
     ``fps`` is 0 when unknown; ``frames`` is ``None`` when the end is not known; ``live`` sources drop, others never do.
+    ``continuous`` is false where frames have nothing to do with each other, as the pictures of a folder.
     """
 
     description: str
@@ -114,6 +115,7 @@ class SourceInfo:
     fps: float
     live: bool
     frames: int | None = None
+    continuous: bool = True
 
 
 @runtime_checkable
@@ -134,6 +136,10 @@ class FrameSource(Protocol):
         Raises:
             SourceError: no frame within the time-out, or the source broke.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Make a waiting ``read``, and all later ones, return ``None``. Only sets a flag: safe in a signal handler."""
         ...
 
     def close(self) -> None: ...

@@ -1,8 +1,9 @@
 """The loop: source | detect, crop, infer, track | sinks. Each side of a bar is a thread of its own.
 
 The decoder works ahead (files) or keeps the newest frame only (live sources). The middle runs in the caller's thread,
-which owns the engine. Every sink has a queue and a thread, so that a slow disk or window never holds up the loop of a
-live source. Only lossless sinks of a source that never drops make the loop wait: there nothing is late or lost.
+or in one of its own when a sink needs the caller's: a window belongs to the main thread. Every other sink has a queue
+and a thread, so that a slow disk or window never holds up the loop of a live source. Only lossless sinks of a source
+that never drops make the loop wait: there nothing is late or lost.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from edge_fer.runtime.tracking import Track, Tracker
 QUEUE = 3
 """Results that may wait before a sink."""
 READ_TIMEOUT_S = 10.0
+SINK_TIMEOUT_S = 30.0
+"""A lossless sink that takes longer for one result hangs, and ends the run instead of stopping it for ever."""
+SERVE_S = 0.02
 STAGES = ("wait", "detect", "crop", "infer", "track")
 
 
@@ -38,12 +42,14 @@ class SinkRunner:
 
     def __init__(self, sink: Sink, *, may_drop: bool) -> None:
         self.sink, self.dropped, self.written = sink, 0, 0
-        self.finish_timeout_s = 10.0
+        self.finish_timeout_s, self.write_timeout_s = 10.0, SINK_TIMEOUT_S
         self._error: list[BaseException] = []
         self._may_drop, self._complete = may_drop, True
         self._queue: queue.Queue[FrameResult | None] = queue.Queue(QUEUE)
+        self.on_caller = bool(getattr(sink, "on_caller", False))
         self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
-        self._thread.start()
+        if not self.on_caller:
+            self._thread.start()
 
     def failure(self) -> BaseException | None:
         """The first thing that went wrong in the sink's thread."""
@@ -51,15 +57,35 @@ class SinkRunner:
 
     def _run(self) -> None:
         while (result := self._queue.get()) is not None:
+            self._take(result)
+        self._close()
+
+    def _take(self, result: FrameResult) -> None:
+        if self.failure() is None:
+            try:
+                self.sink.write(result)
+                self.written += 1
+            except BaseException as error:  # handed to the loop, which raises it
+                self._error.append(error)
+        result.frame.release()
+
+    def serve(self) -> None:
+        """In the caller's thread: write what waits; otherwise let the sink idle for a moment."""
+        try:
+            result = self._queue.get(timeout=SERVE_S)
+        except queue.Empty:
             if self.failure() is None:
                 try:
-                    self.sink.write(result)
-                    self.written += 1
-                except BaseException as error:  # handed to the loop, which raises it
+                    self.sink.idle()  # type: ignore[attr-defined]
+                except BaseException as error:
                     self._error.append(error)
-            result.frame.release()
+            return
+        if result is not None:
+            self._take(result)
+
+    def _close(self) -> None:
         try:
-            # In this thread, because a window belongs to the thread that opened it.
+            # In the thread that wrote, because a window belongs to the thread that opened it.
             self.sink.close(complete=self._complete and self.failure() is None)
         except BaseException as error:
             self._error.append(error)
@@ -72,6 +98,7 @@ class SinkRunner:
         """Queue a result; when the queue is full, drop it or wait for room."""
         self._raise_failure()
         result.frame.retain()
+        end = time.perf_counter() + self.write_timeout_s
         while True:
             try:
                 self._queue.put(result, block=not self._may_drop, timeout=0.2)
@@ -84,6 +111,9 @@ class SinkRunner:
                 if self.failure() is not None:
                     result.frame.release()
                     self._raise_failure()
+                if time.perf_counter() > end:
+                    result.frame.release()
+                    raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.") from None
 
     def finish(self, *, complete: bool) -> None:
         """Let the queue run empty, then close the sink. A sink that hangs is left behind after the time-out.
@@ -93,6 +123,13 @@ class SinkRunner:
         """
         end = time.perf_counter() + self.finish_timeout_s
         self._complete = complete
+        if self.on_caller:
+            while not self._queue.empty():
+                self.serve()
+            self._close()
+            if not isinstance(self.failure(), StopRun):
+                self._raise_failure()
+            return
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=self.finish_timeout_s)
         self._thread.join(max(0.0, end - time.perf_counter()))
@@ -163,6 +200,7 @@ class Pipeline:
     def stop(self) -> None:
         """End after the current frame. May be called from a signal handler or another thread."""
         self._stop.set()
+        self._source.interrupt()
 
     def run(self, *, max_frames: int | None = None) -> LoopStats:
         """Process frames until the source ends, ``max_frames`` are done, or ``stop`` is called; then finish the sinks.
@@ -172,13 +210,26 @@ class Pipeline:
         """
         stats = self.stats
         began, cpu_began = time.perf_counter(), time.process_time()
-        failure: BaseException | None = None
-        try:
-            self._loop(began, max_frames)
-        except StopRun:
-            pass
-        except BaseException as error:
-            failure = error
+        failures: list[BaseException] = []
+
+        def loop() -> None:
+            try:
+                self._loop(began, max_frames)
+            except StopRun:
+                pass
+            except BaseException as error:
+                failures.append(error)
+
+        served = [runner for runner in self.runners if runner.on_caller]
+        if served:
+            middle = threading.Thread(target=loop, name="loop", daemon=True)
+            middle.start()
+            while middle.is_alive():
+                for runner in served:
+                    runner.serve()
+        else:
+            loop()
+        failure = failures[0] if failures else None
         stats.seconds = time.perf_counter() - began
         stats.dropped = self._source.dropped
         for runner in self.runners:
@@ -221,6 +272,8 @@ class Pipeline:
     def _label(self, image_bgr: np.ndarray) -> tuple[FaceResult, ...]:
         stats, clock = self.stats, time.perf_counter
         t0 = clock()
+        if not self._source.info.continuous:
+            self.tracker.forget()
         if stats.frames % self._detect_every == 0 or not self.tracker.tracks:
             tracks = self.tracker.associate(self._largest(self._detector.detect(image_bgr)))
             stats.detections += 1
@@ -232,7 +285,10 @@ class Pipeline:
             return ()
         rows = self._slot.inputs[INPUT]
         for row, track in enumerate(tracks):
-            self._cropper.crop_into(rows[row], image_bgr, track.box_xyxy)
+            if self._detector.whole_frame:
+                self._cropper.whole_into(rows[row], image_bgr)
+            else:
+                self._cropper.crop_into(rows[row], image_bgr, track.box_xyxy)
         t2 = clock()
         self._engine.submit(self._slot, len(tracks))
         self._engine.wait(self._slot)

@@ -61,6 +61,10 @@ class FaceCropper:
     def __init__(self, spec: PreprocessSpec) -> None:
         self._spec = spec
 
+    def whole_into(self, out: NDArray[np.float32], image_bgr: NDArray[np.uint8]) -> None:
+        """Write a frame that *is* a face crop, as evaluation does: no margin, no square."""
+        normalise_into(out, face_pixels(image_bgr, self._spec), self._spec)
+
     def crop_into(self, out: NDArray[np.float32], image_bgr: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> None:
         """Write float32 (C, H, W) for one box of a uint8 (H, W, 3) BGR frame."""
         left, top, side = square_around(box_xyxy, self._spec.margin)

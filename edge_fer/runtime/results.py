@@ -43,7 +43,11 @@ class FrameResult:
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes results. ``lossless`` sinks must see every result; others may be skipped when they are slow."""
+    """Takes results. ``lossless`` sinks must see every result; others may be skipped when they are slow.
+
+    A sink with a true attribute ``on_caller`` is served by the thread that called ``Pipeline.run`` instead of one of
+    its own, and its ``idle()`` is called when there is nothing to write.
+    """
 
     name: str
     lossless: bool

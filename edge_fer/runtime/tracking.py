@@ -95,6 +95,11 @@ class Tracker:
         self.tracks.append(track)
         return track
 
+    def forget(self) -> None:
+        """Give up all numbers: the next frame shows something else."""
+        self.finished.extend(self.tracks)
+        self.tracks = []
+
     def update(self, track: Track, scores: NDArray[np.float32]) -> None:
         """Blend new softmax scores (classes,) into a track and decide its label.
 

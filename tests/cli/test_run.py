@@ -131,6 +131,8 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
         (("--demo", *FAST, "--save", "out.avi"), 2, "MP4"),
         (("--demo", *FAST, "--jsonl", "no/such/folder/out.jsonl"), 3, "out.jsonl"),
         (("--source", __file__, "--no-show"), 3, "not a video"),
+        (("--demo", *FAST, "--jsonl", "same.txt", "--csv", "same.txt"), 2, "same file"),
+        (("--demo", *FAST, "--jsonl", "."), 3, "is a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -139,6 +141,12 @@ def test_mistakes_are_one_sentence(arguments: tuple[str, ...], code: int, says: 
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_an_output_that_cannot_be_opened_leaves_nothing_of_the_others(tmp_path: Path) -> None:
+    done = run("--demo", *FAST, "--jsonl", str(tmp_path / "a.jsonl"), "--csv", str(tmp_path / "no" / "a.csv"))
+    assert done.returncode == 3, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a display is asked of the environment on Linux only")

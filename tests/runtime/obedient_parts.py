@@ -13,7 +13,7 @@ from edge_fer.runtime.frames import Frame, FramePool, SourceInfo
 class FixedFaces:
     """A detector that finds what it was told."""
 
-    name = "fixed"
+    name, whole_frame = "fixed", False
 
     def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
         self.boxes = np.array(boxes, np.float32).reshape(-1, 4)
@@ -44,6 +44,9 @@ class CountingSource:
         frame.time_ms = 1000 * self._index / 30
         self._index += 1
         return frame
+
+    def interrupt(self) -> None:
+        self._left = 0
 
     def close(self) -> None:
         self._left = 0

@@ -15,7 +15,10 @@ from obedient_parts import CountingSource, FixedFaces
 from edge_fer.core.engine import Engine, Slot
 from edge_fer.core.errors import EdgeFerError, SourceError
 from edge_fer.runtime.detectors.haar import HaarDetector
+from edge_fer.runtime.detectors.whole_frame import WholeFrame
+from edge_fer.runtime.frames import Frame, SourceInfo
 from edge_fer.runtime.pipeline import LoopStats, Pipeline
+from edge_fer.runtime.preprocess import face_pixels, normalise_into
 from edge_fer.runtime.results import FrameResult, StopRun
 from edge_fer.runtime.sources.choose import open_source
 from edge_fer.runtime.sources.synthetic import SyntheticCamera
@@ -221,3 +224,79 @@ def test_scores_shown_belong_to_their_frame(engine: Engine) -> None:
 
     run(engine, CountingSource(5), Keep(), smooth=0.0)
     assert len({scores.ctypes.data for scores in kept}) == 5
+
+
+def test_pictures_of_a_folder_do_not_colour_each_other(engine: Engine, demo_frames: list[np.ndarray]) -> None:
+    """The same place in two pictures is not the same person: no number and no score is carried over."""
+
+    class TwoPictures(CountingSource):
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.info = SourceInfo("pictures", 160, 120, 0.0, live=False, frames=4, continuous=False)
+
+        def read(self, timeout_s: float) -> Frame | None:
+            frame = super().read(timeout_s)
+            if frame is not None and frame.index % 2:
+                frame.image_bgr[:] = 255 - frame.image_bgr
+            return frame
+
+    class Scores(Recorder):
+        def write(self, result: FrameResult) -> None:
+            super().write(result)
+            seen.append((result.faces[0].track, result.faces[0].scores))
+
+    seen: list[tuple[int, np.ndarray]] = []
+    run(engine, TwoPictures(), Scores(), smooth=0.6)
+    assert [number for number, _ in seen] == [1, 2, 3, 4]
+    np.testing.assert_array_equal(seen[0][1], seen[2][1])
+    np.testing.assert_array_equal(seen[1][1], seen[3][1])
+    assert np.abs(seen[0][1] - seen[1][1]).max() > 1e-3
+
+
+def test_a_frame_that_is_a_face_is_seen_as_evaluation_sees_it(engine: Engine) -> None:
+    """``--detector none``: whatever its shape, and without the margin that a crop from a larger picture gets."""
+    source = CountingSource(1, size_hw=(200, 90))
+    pipeline = Pipeline(source, WholeFrame(), engine, [])
+    pipeline.run()
+    spec = engine.manifest.model.preprocess
+    expected = np.zeros((spec.channels, *spec.size_hw), np.float32)
+    normalise_into(expected, face_pixels(source._image, spec), spec)
+    np.testing.assert_array_equal(engine.slots[0].inputs["input"][0], expected)
+
+
+def test_a_lossless_sink_that_hangs_does_not_stop_the_loop_for_ever(engine: Engine) -> None:
+    release = threading.Event()
+
+    class Hanging(Recorder):
+        def write(self, result: FrameResult) -> None:
+            release.wait(60)
+
+    pipeline = Pipeline(CountingSource(100), FixedFaces(BOX), engine, [Hanging()])
+    pipeline.runners[0].finish_timeout_s = pipeline.runners[0].write_timeout_s = 0.3
+    with pytest.raises(EdgeFerError, match="hangs"):
+        pipeline.run()
+    release.set()
+
+
+def test_a_sink_that_needs_the_callers_thread_gets_it_and_no_other(engine: Engine) -> None:
+    threads: set[str] = set()
+
+    class Window(Recorder):
+        on_caller = True
+
+        def write(self, result: FrameResult) -> None:
+            threads.add(threading.current_thread().name)
+            super().write(result)
+
+        def idle(self) -> None:
+            threads.add(threading.current_thread().name)
+
+        def close(self, *, complete: bool) -> None:
+            threads.add(threading.current_thread().name)
+            super().close(complete=complete)
+
+    window, other = Window(lossless=False), Recorder()
+    run(engine, CountingSource(50), window, other)
+    assert threads == {threading.current_thread().name}
+    assert window.closed is True
+    assert other.indices == list(range(50))

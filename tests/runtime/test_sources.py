@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from video_bytes import with_index_first
 
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox
@@ -87,12 +88,45 @@ def _write(path: Path, data: bytes) -> Path:
     return path
 
 
-def test_a_truncated_video_is_told(short_clip: Path, tmp_path: Path) -> None:
-    data = short_clip.read_bytes()
-    path = _write(tmp_path / "cut.mp4", data[: len(data) // 2])
-    # An MP4 keeps its index at the end, so that without its second half there is nothing to decode by.
-    with pytest.raises(SourceError, match=r"cut\.mp4 is not a video"):
+@pytest.mark.parametrize("kind", ["index last", "index first", "avi"])
+def test_a_truncated_video_is_told(short_clip: Path, demo_frames: list[np.ndarray], tmp_path: Path, kind: str) -> None:
+    """Without its end an MP4 with the index in front, and an AVI, would play a part and stop without a word."""
+    whole = tmp_path / ("whole.avi" if kind == "avi" else "whole.mp4")
+    if kind == "avi":
+        height, width = demo_frames[0].shape[:2]
+        writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 25, (width, height))
+        for frame in demo_frames:
+            writer.write(frame)
+        writer.release()
+    else:
+        data = short_clip.read_bytes()
+        _write(whole, with_index_first(data) if kind == "index first" else data)
+    assert len(drain(open_source(str(whole), pool_size=1))) == 12
+    cut = _write(tmp_path / f"cut{whole.suffix}", whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(SourceError, match=r"cut\.\w+ is not whole"):
+        open_source(str(cut), pool_size=1)
+
+
+def test_text_is_not_rendered_as_a_video(tmp_path: Path) -> None:
+    """FFmpeg knows how to film a text file."""
+    path = _write(tmp_path / "notes.txt", ("Grüße aus dem Labor\n" * 200).encode())
+    with pytest.raises(SourceError, match="it is a text file"):
         open_source(str(path), pool_size=1)
+
+
+def test_a_device_that_opens_and_gives_nothing_is_not_opened_in_a_hot_loop() -> None:
+    opened: list[Unplugged] = []
+
+    def connect() -> Unplugged:
+        opened.append(Unplugged(0 if opened else 1, 1))
+        return opened[-1]
+
+    source = LiveSource(connect, "camera 0", pool_size=1, lost_after_s=2.0)  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match="did not come back"):
+        while (frame := source.read(5.0)) is not None:
+            frame.release()
+    source.close()
+    assert 2 <= len(opened) <= 6
 
 
 def test_a_camera_that_is_not_there_is_told_without_noise(capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,10 @@ DETECTORS: dict[str, str] = {
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces in one picture. ``name`` says what ran, for people."""
+    """Finds faces in one picture. ``name`` tells people what ran; ``whole_frame``: it takes the frame for a crop."""
 
     name: str
+    whole_frame: bool
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         """uint8 (H, W, 3) BGR -> faces in that picture's pixels; no face gives an empty ``Faces``."""

@@ -26,6 +26,8 @@ class HaarDetector:
     that are none. Source: Viola & Jones 2001; Lienhart & Maydt 2002.
     """
 
+    whole_frame = False
+
     def __init__(self, *, min_face_px: int = 60) -> None:
         path = Path(cv2.__file__).parent / "data" / CASCADE
         self._cascade = cv2.CascadeClassifier(str(path))

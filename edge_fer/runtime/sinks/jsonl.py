@@ -41,4 +41,6 @@ class JsonlSink:
         self._file.write(json.dumps(as_record(result)) + "\n")
 
     def close(self, *, complete: bool) -> None:
+        if complete:
+            self._file.write("")  # a run without frames is an empty file, not a missing one
         self._file.close()

@@ -18,7 +18,7 @@ class CsvSink:
     def __init__(self, path: Path, labels: tuple[str, ...]) -> None:
         self.name = f"csv {path}"
         self._file = TextFile(path)
-        self._file.write(self._row([*FIXED, *(f"score_{label}" for label in labels)]))
+        self._header = self._row([*FIXED, *(f"score_{label}" for label in labels)])
 
     @staticmethod
     def _row(values: list[object] | list[str]) -> str:
@@ -26,8 +26,13 @@ class CsvSink:
         csv.writer(line, lineterminator="\n").writerow(values)
         return line.getvalue()
 
+    def _begin(self) -> None:
+        self._file.write(self._header)
+        self._header = ""
+
     def write(self, result: FrameResult) -> None:
         frame = result.frame
+        self._begin()
         for face in result.faces:
             values: list[object] = [frame.index, round(frame.time_ms, 3), round(result.age_ms, 3), face.track]
             values += [round(value, 1) for value in face.box_xyxy]
@@ -35,4 +40,6 @@ class CsvSink:
             self._file.write(self._row(values))
 
     def close(self, *, complete: bool) -> None:
+        if complete:
+            self._begin()
         self._file.close()

@@ -14,54 +14,76 @@ from edge_fer.core.errors import DeviceError, UsageError
 from edge_fer.core.files import describe_os_error
 from edge_fer.runtime.annotate import annotate
 from edge_fer.runtime.results import FrameResult
-from edge_fer.runtime.sinks.text_file import publish
-from edge_fer.runtime.sources.capture import silent_stderr
+from edge_fer.runtime.sinks.text_file import check_target, publish
+from edge_fer.runtime.sources.capture import open_media
 
 DEFAULT_FPS = 30.0
 SPARE_BYTES = 16 << 20
 """OpenCV's writer does not say when the disk is full, so the run ends while this much is left."""
-CHECK_EVERY = 30
+CHECK_EVERY = 10
+LONGEST_REPEAT_S = 5.0
+"""A gap of a live source (unplugged, network gone) is shown as a still picture for at most this long."""
 
 
 class VideoSink:
     """Writes under a temporary name; the file gets its own when it is finished, also after Ctrl-C.
 
-    A frame of another size than the first (a camera that changes its mode) is fitted into the video's size.
+    A frame of another size than the first (a camera that changes its mode) is fitted into the video's size. With
+    ``keep_time`` (live sources) pictures are repeated or left out so that the video lasts as long as what was filmed,
+    however many frames were dropped.
     """
 
     lossless = True
 
-    def __init__(self, path: Path, fps: float) -> None:
+    def __init__(self, path: Path, fps: float, *, keep_time: bool = False) -> None:
         if path.suffix.lower() not in (".mp4", ".m4v"):
             raise UsageError(
                 f"--save writes MP4 files, not {path.suffix or 'files without an ending'}.", fix="--save out.mp4"
             )
         self.name, self._path = f"video {path}", path
-        self._fps = fps or DEFAULT_FPS
-        try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".mp4", dir=path.parent)
-        except OSError as error:
-            raise describe_os_error(error, path) from None
-        os.close(handle)
-        self._temporary = Path(name)
+        check_target(path)
+        self._fps, self._keep_time = fps or DEFAULT_FPS, keep_time
+        self._temporary: Path | None = None
+        self._failed = False
+        self._shift_ms: float | None = None
         self._writer: cv2.VideoWriter | None = None
         self._canvas = np.empty((0, 0, 3), np.uint8)
         self._count = 0
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        with silent_stderr():
-            writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{self._path.stem}.", suffix=".mp4", dir=self._path.parent)
+        except OSError as error:
+            raise describe_os_error(error, self._path) from None
+        os.close(handle)
+        self._temporary = Path(name)
+        writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
         if not writer.isOpened():
             raise DeviceError(f"OpenCV cannot write the video {self._path} ({width}x{height}, mp4v).")
         return writer
 
     def write(self, result: FrameResult) -> None:
+        try:
+            self._write(result)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _write(self, result: FrameResult) -> None:
         image = result.frame.image_bgr
         if self._writer is None:
             self._canvas = np.empty_like(image)
             self._writer = self._open(image.shape[1], image.shape[0])
         if self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
-            raise DeviceError(f"No space left while writing {self._path}.", fix="Free some space.")
+            raise DeviceError(
+                f"No space left while writing {self._path}; nothing was changed there.", fix="Free some space."
+            )
+        if not (times := self._times(result.frame.time_ms)):
+            return
+        if times > 1:
+            for _ in range(times - 1):
+                self._writer.write(self._canvas)
+            self._count += times - 1
         if image.shape == self._canvas.shape:
             np.copyto(self._canvas, image)
             annotate(self._canvas, result)
@@ -72,10 +94,38 @@ class VideoSink:
         self._writer.write(self._canvas)
         self._count += 1
 
+    def _times(self, time_ms: float) -> int:
+        """How many pictures of the video this frame stands for; the repeated ones show the frame before it."""
+        if not self._keep_time:
+            return 1
+        if self._shift_ms is None:
+            self._shift_ms = time_ms
+        due = round((time_ms - self._shift_ms) * self._fps / 1000) + 1 - self._count
+        longest = max(1, round(LONGEST_REPEAT_S * self._fps))
+        if due > longest:
+            self._shift_ms += (due - longest) * 1000 / self._fps
+        return max(0, min(due, longest))
+
     def close(self, *, complete: bool) -> None:
         if self._writer is not None:
             self._writer.release()
-        if self._count and self._temporary.stat().st_size:
+        if self._temporary is None:
+            return
+        try:
+            if self._failed or not self._count:
+                return
+            # OpenCV's writer reports nothing: only reading tells whether the index at the end was written.
+            written = open_media(str(self._temporary))
+            count = 0 if written is None else int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+            if written is not None:
+                written.release()
+            if count != self._count:
+                raise DeviceError(
+                    f"The video {self._path} could not be written whole; nothing was changed there.",
+                    fix="Is the disk full?",
+                )
             publish(self._temporary, self._path)
-        else:
+        except OSError as error:
+            raise describe_os_error(error, self._path) from None
+        finally:
             self._temporary.unlink(missing_ok=True)

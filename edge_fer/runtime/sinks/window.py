@@ -26,10 +26,11 @@ def has_display() -> bool:
 class WindowSink:
     """Shows the newest result; a slow screen skips frames, it never holds up the loop.
 
-    SDL wants its window and its events in one thread, so it is opened by the first ``write``, in the sink's own.
+    SDL wants its window and its events in the process's main thread (macOS aborts otherwise), so this sink asks to be
+    served by the thread that called ``Pipeline.run``.
     """
 
-    name, lossless = "window", False
+    name, lossless, on_caller = "window", False, True
 
     def __init__(self) -> None:
         if not has_display():
@@ -66,16 +67,22 @@ class WindowSink:
                 self._screen = self._pygame.display.set_mode(
                     (width, height), self._pygame.RESIZABLE | self._pygame.SCALED
                 )
-        for event in self._pygame.event.get():
-            key = getattr(event, "key", None)
-            if event.type == self._pygame.QUIT or key in (self._pygame.K_q, self._pygame.K_ESCAPE):
-                raise StopRun
+        self.idle()
         np.copyto(self._canvas, image)
         annotate(self._canvas, result)
         cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=self._rgb)
         surface = self._pygame.image.frombuffer(self._rgb.data, (width, height), "RGB")
         self._screen.blit(surface, (0, 0))
         self._pygame.display.flip()
+
+    def idle(self) -> None:
+        """Answer the window's events, also while no frame comes: a window that does not looks hung."""
+        if self._screen is None:
+            return
+        for event in self._pygame.event.get():
+            key = getattr(event, "key", None)
+            if event.type == self._pygame.QUIT or key in (self._pygame.K_q, self._pygame.K_ESCAPE):
+                raise StopRun
 
     def close(self, *, complete: bool) -> None:
         if self._screen is not None:

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import cv2
 
-
-@contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Send the process's standard error nowhere: FFmpeg and V4L write there directly, in their own words.
-
-    What went wrong is told by our own error instead. Without a real stderr (a service, a notebook) nothing is changed.
-    """
-    try:
-        number = sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
-    except (OSError, ValueError):
-        number = -1
-    if number < 0:
-        yield
-        return
-    sys.__stderr__.flush()  # type: ignore[union-attr]
-    saved, nothing = os.dup(number), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, number)
-        yield
-    finally:
-        os.dup2(saved, number)
-        os.close(saved)
-        os.close(nothing)
+# FFmpeg and V4L write to the terminal in their own words; what went wrong is told by our own error instead. FFmpeg's
+# level is read when it is first used, which is after this import; a level that the user has set stays.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# A silent V4L device must be given up before the loop's own patience ends, or it never gets to reconnect.
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "4")
+if sys.platform == "win32":
+    # Media Foundation's search for hardware transforms makes opening a camera take tens of seconds.
+    os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
 
 
-def open_capture(target: str | int, api: int = cv2.CAP_ANY) -> cv2.VideoCapture | None:
-    """An opened capture, or ``None``."""
-    with silent_stderr():
-        capture = cv2.VideoCapture(target, api)
-        if capture.isOpened():
-            return capture
-        capture.release()
+def open_capture(target: str | int, api: int = cv2.CAP_ANY, settings: Sequence[int] = ()) -> cv2.VideoCapture | None:
+    """An opened capture, or ``None``. ``settings`` are pairs of ``CAP_PROP_*`` and value that opening itself needs."""
+    capture = cv2.VideoCapture(target, api, list(settings))
+    if capture.isOpened():
+        return capture
+    capture.release()
     return None
+
+
+def open_media(target: str, *, timeout_ms: int | None = None) -> cv2.VideoCapture | None:
+    """A file or URL through FFmpeg, or ``None``.
+
+    One decoding thread: more of them take the loop's cores, and each one adds a frame of delay.
+    """
+    settings = [cv2.CAP_PROP_N_THREADS, 1]
+    if timeout_ms is not None:
+        settings += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
+    return open_capture(target, cv2.CAP_FFMPEG, settings)

@@ -25,7 +25,7 @@ def open_source(text: str, *, pool_size: int, paced: bool = False) -> FrameSourc
         SourceError: nothing is there, or it is none of these; one sentence says which.
     """
     if text.lower().startswith(SCHEMES):
-        return open_stream(text, pool_size=pool_size)
+        return open_stream(text, pool_size=pool_size, paced=paced)
     if text.startswith(SYNTHETIC):
         from edge_fer.runtime.sources.synthetic import SyntheticCamera
 

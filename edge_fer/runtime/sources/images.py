@@ -25,7 +25,7 @@ class Images:
         self._paths = paths
         self._next = 0
         height, width = self._load(paths[0]).shape[:2]
-        self._info = SourceInfo(description, width, height, 0.0, live=False, frames=len(paths))
+        self._info = SourceInfo(description, width, height, 0.0, live=False, frames=len(paths), continuous=False)
 
     @property
     def info(self) -> SourceInfo:
@@ -52,6 +52,9 @@ class Images:
         frame.index, frame.time_ms, frame.captured_ns = self._next, 1000.0 * self._next, time.perf_counter_ns()
         self._next += 1
         return frame
+
+    def interrupt(self) -> None:
+        self._next = len(self._paths)
 
     def close(self) -> None:
         self._next = len(self._paths)

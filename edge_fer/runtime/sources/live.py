@@ -63,11 +63,16 @@ class LiveSource:
 
     def _loop(self, first: cv2.VideoCapture) -> None:
         capture: cv2.VideoCapture | None = first
-        index, began_ns = 0, time.perf_counter_ns()
+        index, began_ns, pause = 0, time.perf_counter_ns(), 0.0
+        alive = time.perf_counter()
         try:
             while not self._stop.is_set():
-                if capture is None and (capture := self._reconnect()) is None:
-                    return
+                if capture is None:
+                    # A device that opens and then gives nothing must not be opened in a hot loop.
+                    self._stop.wait(pause)
+                    pause = min(max(2 * pause, RETRY_FIRST_S), RETRY_LAST_S)
+                    if (capture := self._reconnect(alive + self._lost_after_s)) is None:
+                        return
                 frame = self._pool.take(0)
                 if frame is None:
                     # Every buffer is held by a consumer: take the picture off the device's queue all the same, so that
@@ -85,6 +90,7 @@ class LiveSource:
                     self._disconnect(capture)
                     capture = None
                     continue
+                self.state, pause, alive = "live", 0.0, time.perf_counter()
                 frame.image_bgr = np.asarray(image, dtype=np.uint8)
                 frame.captured_ns = time.perf_counter_ns()
                 frame.index, frame.time_ms = index, (frame.captured_ns - began_ns) / 1e6
@@ -101,11 +107,10 @@ class LiveSource:
         capture.release()
         self.state = "reconnecting"
 
-    def _reconnect(self) -> cv2.VideoCapture | None:
-        pause, until = RETRY_FIRST_S, time.perf_counter() + self._lost_after_s
+    def _reconnect(self, until: float) -> cv2.VideoCapture | None:
+        pause = RETRY_FIRST_S
         while not self._stop.is_set() and time.perf_counter() < until:
             if (capture := self._connect()) is not None:
-                self.state = "live"
                 self.reconnections += 1
                 return capture
             self._stop.wait(min(pause, max(0.0, until - time.perf_counter())))
@@ -116,12 +121,17 @@ class LiveSource:
             )
         return None
 
+    def interrupt(self) -> None:
+        self._stop.set()
+
     def read(self, timeout_s: float) -> Frame | None:
         end = time.perf_counter() + timeout_s
         while True:
-            frame = self._mailbox.get(0.2)
+            frame = self._mailbox.get(min(0.2, timeout_s))
             if frame is not None:
                 return frame
+            if self._stop.is_set():
+                return None
             if self._error is not None:
                 raise self._error
             if self._mailbox.closed:

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import cv2
 
-from edge_fer.runtime.sources.capture import open_capture
+from edge_fer.core.errors import SourceError
+from edge_fer.runtime.frames import FrameSource
+from edge_fer.runtime.sources.capture import open_media
 from edge_fer.runtime.sources.live import LiveSource
+from edge_fer.runtime.sources.video_file import VideoFile
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://")
 
+TIMEOUT_MS = 5000
+"""A stream that is silent for this long is given up and opened again; shorter than the loop's own patience."""
 
-def open_stream(url: str, *, pool_size: int) -> LiveSource:
+
+def open_stream(url: str, *, pool_size: int, paced: bool = False) -> FrameSource:
     """Open a stream by URL. Credentials in the URL are never shown.
+
+    A URL whose video has an end (a file on a web server) is read as a file is: in order, nothing dropped, once.
 
     Raises:
         SourceError: nothing answers there, or it is no video.
     """
     scheme, _, rest = url.partition("://")
     shown = f"{scheme}://{rest.rpartition('@')[2]}"
+    first = open_media(url, timeout_ms=TIMEOUT_MS)
+    if first is None:
+        raise SourceError(f"stream {shown} cannot be opened.", fix="Check the address with: ffplay URL")
+    if first.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        return VideoFile.of_capture(first, shown, pool_size=pool_size, paced=paced)
+    opened = [first]
     return LiveSource(
-        lambda: open_capture(url, cv2.CAP_FFMPEG),
+        lambda: opened.pop() if opened else open_media(url, timeout_ms=TIMEOUT_MS),
         f"stream {shown}",
         pool_size=pool_size,
-        fix="Check the address with: ffplay URL",
     )

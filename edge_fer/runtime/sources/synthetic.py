@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox, SourceInfo
-from edge_fer.runtime.sources.capture import open_capture
+from edge_fer.runtime.sources.capture import open_media
 
 MEMORY_BYTES = 1 << 30
 
@@ -73,6 +73,9 @@ class SyntheticCamera:
             self._mailbox.put(frame)
         self._mailbox.close()
 
+    def interrupt(self) -> None:
+        self._stop.set()
+
     def read(self, timeout_s: float) -> Frame | None:
         frame = self._mailbox.get(timeout_s)
         if frame is None and not self._mailbox.closed:
@@ -85,7 +88,7 @@ class SyntheticCamera:
 
 
 def _decode_all(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
-    capture = open_capture(str(path)) if path.is_file() else None
+    capture = open_media(str(path)) if path.is_file() else None
     if capture is None:
         raise SourceError(f"{path} is not a video that OpenCV can decode.")
     images: list[NDArray[np.uint8]] = []

@@ -12,7 +12,8 @@ import numpy as np
 
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, SourceInfo
-from edge_fer.runtime.sources.capture import open_capture
+from edge_fer.runtime.sources.capture import open_media
+from edge_fer.runtime.sources.container import check_container
 
 AHEAD = 2
 """Decoded frames that may wait. More would only hide a slow consumer for longer."""
@@ -24,16 +25,28 @@ class VideoFile:
     def __init__(self, path: Path, *, pool_size: int, paced: bool = False) -> None:
         if not path.is_file():
             raise SourceError(f"There is no video {path}.")
-        self._path, self._paced = path, paced
-        self._capture = open_capture(str(path))
-        if self._capture is None:
+        check_container(path)
+        capture = open_media(str(path))
+        if capture is None:
             raise SourceError(f"{path} is not a video that OpenCV can decode.")
-        width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._start(capture, str(path), path.name, pool_size, paced)
+
+    @classmethod
+    def of_capture(cls, capture: cv2.VideoCapture, name: str, *, pool_size: int, paced: bool = False) -> VideoFile:
+        """A file that lies elsewhere (a finished video behind a URL), already opened."""
+        source = cls.__new__(cls)
+        source._start(capture, name, name, pool_size, paced)
+        return source
+
+    def _start(self, capture: cv2.VideoCapture, name: str, description: str, pool_size: int, paced: bool) -> None:
+        self._path, self._paced = name, paced
+        self._capture: cv2.VideoCapture | None = capture
+        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = fps if 0 < fps < 1000 else 0.0
-        self._info = SourceInfo(path.name, width, height, fps, live=False, frames=count if count > 0 else None)
+        self._info = SourceInfo(description, width, height, fps, live=False, frames=count if count > 0 else None)
         self._pool = FramePool(pool_size + AHEAD + 1)
         self._ready: queue.Queue[Frame | SourceError | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
@@ -77,11 +90,20 @@ class VideoFile:
             except queue.Full:
                 continue
 
+    def interrupt(self) -> None:
+        self._stop.set()
+
     def read(self, timeout_s: float) -> Frame | None:
-        try:
-            item = self._ready.get(timeout=timeout_s)
-        except queue.Empty:
-            raise SourceError(f"{self._path} gave no frame within {timeout_s:.0f} s.") from None
+        end = time.perf_counter() + timeout_s
+        while True:
+            try:
+                item = self._ready.get(timeout=min(0.2, timeout_s))
+                break
+            except queue.Empty:
+                if self._stop.is_set():
+                    return None
+                if time.perf_counter() > end:
+                    raise SourceError(f"{self._path} gave no frame within {timeout_s:.0f} s.") from None
         if isinstance(item, SourceError):
             raise item
         if item is not None and not self._paced:

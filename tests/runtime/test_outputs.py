@@ -1,0 +1,134 @@
+"""Outputs are whole or absent, keep what was there before, and last as long as what was filmed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_fer.core.errors import BadInputError, DeviceError
+from edge_fer.runtime.frames import Frame
+from edge_fer.runtime.results import FrameResult
+from edge_fer.runtime.sinks import video
+from edge_fer.runtime.sinks.jsonl import JsonlSink
+from edge_fer.runtime.sinks.table import CsvSink
+from edge_fer.runtime.sinks.video import VideoSink
+
+LABELS = ("happy", "sad")
+
+
+def result(index: int, time_ms: float, size_hw: tuple[int, int] = (120, 160)) -> FrameResult:
+    frame = Frame(np.full((*size_hw, 3), 60 + index, np.uint8))
+    frame.index, frame.time_ms = index, time_ms
+    return FrameResult(frame, (), LABELS, 1.0, 30.0)
+
+
+def frames_in(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    capture.release()
+    return count
+
+
+@pytest.mark.parametrize("fps_seen", [5, 10, 40])
+def test_a_video_of_a_camera_lasts_as_long_as_what_was_filmed(tmp_path: Path, fps_seen: int) -> None:
+    """Whether the loop dropped most frames or the camera is faster than it says."""
+    sink = VideoSink(tmp_path / "out.mp4", 20.0, keep_time=True)
+    for index in range(3 * fps_seen + 1):
+        sink.write(result(index, 700.0 + 1000 * index / fps_seen))
+    sink.close(complete=True)
+    assert frames_in(tmp_path / "out.mp4") == pytest.approx(3 * 20, abs=1)
+
+
+def test_an_hour_without_a_camera_is_not_an_hour_of_video(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "out.mp4", 10.0, keep_time=True)
+    for index, time_ms in enumerate((0.0, 100.0, 3_600_000.0, 3_600_100.0)):
+        sink.write(result(index, time_ms))
+    sink.close(complete=True)
+    assert frames_in(tmp_path / "out.mp4") == 2 + video.LONGEST_REPEAT_S * 10 + 1
+
+
+def test_a_video_whose_writing_failed_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"the old one")
+    sink = VideoSink(path, 25.0)
+    sink.write(result(0, 0.0))
+    monkeypatch.setattr(video, "CHECK_EVERY", 1)
+    monkeypatch.setattr(video, "SPARE_BYTES", 1 << 62)  # more than any disk has: this one is full now
+    with pytest.raises(DeviceError, match="No space left"):
+        sink.write(result(1, 40.0))
+    sink.close(complete=False)
+    assert path.read_bytes() == b"the old one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_video_that_lost_its_end_is_not_published(tmp_path: Path) -> None:
+    """OpenCV's writer says nothing when the disk refuses the last bytes."""
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"the old one")
+    sink = VideoSink(path, 25.0)
+    for index in range(30):
+        sink.write(result(index, 40.0 * index))
+    temporary = next(tmp_path.glob(".out.*"))
+    limit_after = 1000
+
+    class Cut:
+        def __init__(self, writer: object) -> None:
+            self._writer = writer
+
+        def release(self) -> None:
+            self._writer.release()  # type: ignore[attr-defined]
+            os.truncate(temporary, limit_after)
+
+    sink._writer = Cut(sink._writer)  # type: ignore[assignment]
+    with pytest.raises(DeviceError, match="could not be written whole"):
+        sink.close(complete=True)
+    assert path.read_bytes() == b"the old one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outputs_that_were_never_used_leave_nothing(tmp_path: Path) -> None:
+    """When a later output or the source cannot be opened, the earlier ones have touched nothing."""
+    (tmp_path / "old.jsonl").write_text("old\n")
+    JsonlSink(tmp_path / "old.jsonl").close(complete=False)
+    CsvSink(tmp_path / "new.csv", LABELS).close(complete=False)
+    VideoSink(tmp_path / "new.mp4", 25.0).close(complete=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "old.jsonl"]
+    assert (tmp_path / "old.jsonl").read_text() == "old\n"
+
+
+def test_a_complete_run_without_frames_writes_empty_tables(tmp_path: Path) -> None:
+    JsonlSink(tmp_path / "a.jsonl").close(complete=True)
+    CsvSink(tmp_path / "a.csv", LABELS).close(complete=True)
+    assert (tmp_path / "a.jsonl").read_text() == ""
+    assert (tmp_path / "a.csv").read_text().startswith("frame,time_ms")
+
+
+@pytest.mark.parametrize("make", [JsonlSink, lambda p: CsvSink(p, LABELS), lambda p: VideoSink(p, 25.0)])
+def test_a_folder_in_the_place_of_the_output_is_refused_before_the_work(tmp_path: Path, make: type) -> None:
+    folder = tmp_path / "out.mp4"
+    folder.mkdir()
+    with pytest.raises(BadInputError, match="is a folder"):
+        make(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    """Replacing it by a file would, for root, replace /dev/null too."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    sink = JsonlSink(pipe)
+    sink.write(result(0, 0.0))
+    sink.close(complete=True)
+    reader.join(10)
+    assert pipe.is_fifo()
+    assert read[0].startswith('{"frame": 0')

@@ -1,0 +1,134 @@
+"""Network sources against a real HTTP server: files end, stalls reconnect, a request to end is heard meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+from video_bytes import with_index_first
+
+from edge_fer.cli.run import DEMO
+from edge_fer.runtime.sources import stream
+from edge_fer.runtime.sources.live import LiveSource
+from edge_fer.runtime.sources.stream import open_stream
+from edge_fer.runtime.sources.video_file import VideoFile
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``/clip.mp4``, a finished video, and ``/camera``, MJPEG for as long as ``gate`` is set."""
+
+    daemon_threads = True
+
+    def __init__(self, clip: bytes, picture: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.clip, self.picture = clip, picture
+        self.gate, self.present, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.gate.set()
+        self.present.set()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        try:
+            if self.path == "/clip.mp4":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(server.clip)))
+                self.end_headers()
+                self.wfile.write(server.clip)
+            elif not server.present.is_set():
+                self.send_error(503)
+            else:
+                self._camera(server)
+        except OSError:
+            pass  # the reader went away
+
+    def _camera(self, server: Server) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        while server.present.is_set() and not server.ended.is_set():
+            if not server.gate.wait(0.05):
+                continue
+            head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(server.picture)
+            self.wfile.write(head + server.picture + b"\r\n")
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def server(demo_frames: list[np.ndarray]) -> Iterator[Server]:
+    picture = cv2.imencode(".jpg", demo_frames[0])[1].tobytes()
+    running = Server(with_index_first(DEMO.read_bytes()), picture)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield running
+    running.ended.set()
+    running.shutdown()
+    running.server_close()
+
+
+def test_a_file_behind_a_url_is_read_once_and_whole(server: Server) -> None:
+    source = open_stream(server.url("/clip.mp4"), pool_size=1)
+    assert isinstance(source, VideoFile)
+    assert source.info.live is False
+    indices = []
+    while (frame := source.read(20.0)) is not None:
+        indices.append(frame.index)
+        frame.release()
+    source.close()
+    assert indices == list(range(source.info.frames or 0))
+    assert len(indices) == 300
+    assert source.dropped == 0
+
+
+def test_a_stream_that_falls_silent_is_opened_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "TIMEOUT_MS", 700)
+    source = open_stream(server.url("/camera"), pool_size=1)
+    assert isinstance(source, LiveSource)
+    first = source.read(20.0)
+    assert first is not None
+    first.release()
+    server.gate.clear()
+    wait_until_lost(source)
+    server.gate.set()
+    again = source.read(20.0)
+    assert again is not None
+    again.release()
+    assert source.reconnections >= 1
+    source.close()
+
+
+def wait_until_lost(source: LiveSource) -> None:
+    deadline = time.monotonic() + 20
+    while source.state == "live" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert source.state == "reconnecting"
+
+
+def test_a_request_to_end_is_heard_while_reconnecting(server: Server) -> None:
+    source = open_stream(server.url("/camera"), pool_size=1)
+    assert isinstance(source, LiveSource)
+    server.present.clear()
+    wait_until_lost(source)
+    last = source.read(5.0)
+    assert last is not None  # the frame that came before the loss still waits
+    last.release()
+    answers: list[object] = []
+    reader = threading.Thread(target=lambda: answers.append(source.read(60.0)), daemon=True)
+    reader.start()
+    source.interrupt()
+    reader.join(10)
+    assert answers == [None]
+    source.close()
