@@ -73,7 +73,8 @@ def run(
 
     console = Console(stderr=as_json)
     shown = has_display() if show is None else show
-    cores = os.cpu_count() or 1
+    # A container or `taskset` may leave this process fewer cores than the machine has.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     engine_threads = threads or max(1, cores // 2)
     # The detector and the crop run in the loop's own thread; more threads of OpenCV's would only fight the engine's.
     cv2.setNumThreads(1)

@@ -19,7 +19,6 @@ import numpy as np
 
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.errors import EdgeFerError
-from edge_fer.core.faces import Faces
 from edge_fer.runtime.detectors.base import FaceDetector
 from edge_fer.runtime.frames import FrameSource
 from edge_fer.runtime.postprocess import softmax_into
@@ -275,7 +274,7 @@ class Pipeline:
         if not self._source.info.continuous:
             self.tracker.forget()
         if stats.frames % self._detect_every == 0 or not self.tracker.tracks:
-            tracks = self.tracker.associate(self._largest(self._detector.detect(image_bgr)))
+            tracks = self.tracker.associate(self._detector.detect(image_bgr))
             stats.detections += 1
         else:
             tracks = [track for track in self.tracker.tracks if track.missed == 0]
@@ -283,34 +282,37 @@ class Pipeline:
         if not tracks:
             stats.stages["detect"].add(1e3 * (t1 - t0))
             return ()
+        crop_s = infer_s = track_s = 0.0
+        step = self._engine.manifest.max_batch
+        for first in range(0, len(tracks), step):
+            part = tracks[first : first + step]
+            began = clock()
+            self._crop(image_bgr, part)
+            cropped = clock()
+            self._engine.submit(self._slot, len(part))
+            self._engine.wait(self._slot)
+            inferred = clock()
+            scores = self._scores[: len(part)]
+            softmax_into(scores, self._slot.outputs[OUTPUT][: len(part)])
+            for row, track in enumerate(part):
+                self.tracker.update(track, scores[row])
+            crop_s, infer_s, track_s = (
+                crop_s + cropped - began,
+                infer_s + inferred - cropped,
+                track_s + clock() - inferred,
+            )
+        for stage, seconds in zip(STAGES[1:], (t1 - t0, crop_s, infer_s, track_s), strict=True):
+            stats.stages[stage].add(1e3 * seconds)
+        return tuple(self._result(track) for track in tracks)
+
+    def _crop(self, image_bgr: np.ndarray, tracks: Sequence[Track]) -> None:
+        """Fill the slot's first rows."""
         rows = self._slot.inputs[INPUT]
         for row, track in enumerate(tracks):
             if self._detector.whole_frame:
                 self._cropper.whole_into(rows[row], image_bgr)
             else:
                 self._cropper.crop_into(rows[row], image_bgr, track.box_xyxy)
-        t2 = clock()
-        self._engine.submit(self._slot, len(tracks))
-        self._engine.wait(self._slot)
-        t3 = clock()
-        scores = self._scores[: len(tracks)]
-        softmax_into(scores, self._slot.outputs[OUTPUT][: len(tracks)])
-        for row, track in enumerate(tracks):
-            self.tracker.update(track, scores[row])
-        faces = tuple(self._result(track) for track in tracks)
-        for stage, seconds in zip(STAGES[1:], (t1 - t0, t2 - t1, t3 - t2, clock() - t3), strict=True):
-            stats.stages[stage].add(1e3 * seconds)
-        return faces
-
-    def _largest(self, faces: Faces) -> Faces:
-        """At most as many faces as a slot takes, the largest ones."""
-        limit = self._engine.manifest.max_batch
-        if len(faces) <= limit:
-            return faces
-        sides = faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]
-        kept = np.argsort(-sides.prod(axis=1), kind="stable")[:limit]
-        landmarks = None if faces.landmarks is None else faces.landmarks[kept]
-        return Faces(faces.boxes_xyxy[kept], faces.scores[kept], landmarks)
 
     def _result(self, track: Track) -> FaceResult:
         left, top, right, bottom = (float(value) for value in track.box_xyxy)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fer.core.errors import BadInputError
 from edge_fer.core.spec import PreprocessSpec
 
 
@@ -59,6 +60,12 @@ class FaceCropper:
     """
 
     def __init__(self, spec: PreprocessSpec) -> None:
+        """Raises ``BadInputError`` for a contract that this version cannot honour."""
+        if spec.alignment != "none":
+            raise BadInputError(
+                f"The model wants faces aligned by {spec.alignment}, which the loop cannot do in this version.",
+                fix="Run a model that was trained without alignment.",
+            )
         self._spec = spec
 
     def whole_into(self, out: NDArray[np.float32], image_bgr: NDArray[np.uint8]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_fer.core.errors import BadInputError
 from edge_fer.core.spec import PreprocessSpec
 from edge_fer.runtime.preprocess import FaceCropper, face_pixels, normalise_into, square_around
 
@@ -39,6 +40,11 @@ def test_a_crop_equals_its_definition_wherever_the_box_lies(
     out = np.empty((spec.channels, *spec.size_hw), np.float32)
     FaceCropper(spec).crop_into(out, image, box)
     np.testing.assert_allclose(out, reference(image, box, spec), atol=1e-5)
+
+
+def test_a_contract_that_the_loop_cannot_honour_is_refused() -> None:
+    with pytest.raises(BadInputError, match="aligned by eyes"):
+        FaceCropper(GRAY.model_copy(update={"alignment": "eyes"}))
 
 
 def test_the_loop_sees_the_pixels_that_evaluation_sees() -> None:
