@@ -109,10 +109,11 @@ class Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._process.stdout, self._complaints):
             if pipe is not None:
-                pipe.close()
-        self._complaints.close()
+                # An order that the process did not live to read is still in the buffer, and closing tries to send it.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def run_plan(plan: Plan, *, data: Path | None = None, split: str | None = None, progress: Progress) -> list[Outcome]:
