@@ -3,11 +3,60 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_fer.core.bundle import Canary
+from edge_fer.core.bundle import Bundle, Canary
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.errors import BundleError
+from edge_fer.core.spec import AnySpec, DetectorSpec
+from edge_fer.runtime.detectors.face_pyramid import picture_into
 from edge_fer.runtime.preprocess import face_pixels, normalise_into
+
+
+def prepare(row: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: AnySpec) -> None:
+    """Write a canary picture into a network's input row (C, H, W), as the loop would write a face or a frame."""
+    if isinstance(spec, DetectorSpec):
+        picture_into(row, image_bgr, spec)
+    else:
+        normalise_into(row, face_pixels(image_bgr, spec.preprocess), spec.preprocess)
+
+
+def canary_for(bundle: Bundle, form: str, spec: AnySpec) -> Canary:
+    """The canary of an engine of ``bundle`` whose contract is ``spec``, built from the ONNX file of ``form``.
+
+    A detector's engine may have another input size than the one that the stored outputs are of. Then the graph is
+    executed literally at both sizes: at the stored one it must give what is stored, and what it gives at the wanted
+    one is what the engine will be held to.
+
+    Raises:
+        BundleError: the graph does not give what is stored.
+    """
+    stored, native = bundle.canary(), bundle.manifest.model
+    if not isinstance(native, DetectorSpec) or not isinstance(spec, DetectorSpec) or spec.size_hw == native.size_hw:
+        return stored
+    from edge_fer.backends.onnxruntime.literal import literal_outputs
+
+    path = bundle.file(form)
+    precision = next(v.precision for v in bundle.manifest.variants if v.file == form)
+    at_home = literal_outputs(path, _inputs(stored.images_bgr, native))
+    gap = float(np.abs(at_home - stored.logits[precision]).max()) if precision in stored.logits else np.inf
+    if not gap <= bundle.manifest.canary.tolerance[precision]:
+        raise BundleError(
+            f"The {precision} graph of {native.name} gives other outputs than the verified ones: they differ by "
+            f"{gap:.3g}. It is not used.",
+            fix="Compile the detector again with `edge-fer compile`.",
+        )
+    height, width = spec.size_hw
+    repeats = (1, -(-height // stored.images_bgr.shape[1]), -(-width // stored.images_bgr.shape[2]), 1)
+    images = np.ascontiguousarray(np.tile(stored.images_bgr, repeats)[:, :height, :width])
+    return Canary(images, {precision: literal_outputs(path, _inputs(images, spec))})
+
+
+def _inputs(images_bgr: NDArray[np.uint8], spec: AnySpec) -> NDArray[np.float32]:
+    batch = np.empty((len(images_bgr), *spec.input_shape), np.float32)
+    for row, image in zip(batch, images_bgr, strict=True):
+        prepare(row, image, spec)
+    return batch
 
 
 def canary_gap(engine: Engine, canary: Canary) -> float:
@@ -18,17 +67,17 @@ def canary_gap(engine: Engine, canary: Canary) -> float:
     Raises:
         BundleError: the canary does not belong to this contract.
     """
-    spec = engine.manifest.model.preprocess
+    spec = engine.manifest.model
     precision = engine.manifest.precision
     expected = canary.logits.get(precision, canary.logits.get("fp32"))
-    if expected is None or expected.shape[1] != len(engine.manifest.model.labels):
-        raise BundleError(f"The canary has no logits for {precision} with {len(engine.manifest.model.labels)} classes.")
+    if expected is None or expected.shape[1:] != spec.output_shape:
+        raise BundleError(f"The canary has no logits for {precision} of shape {spec.output_shape}.")
     slot, gap = engine.slots[0], 0.0
     step = engine.manifest.max_batch
     for start in range(0, len(canary.images_bgr), step):
         images = canary.images_bgr[start : start + step]
         for row, image in enumerate(images):
-            normalise_into(slot.inputs[INPUT][row], face_pixels(image, spec), spec)
+            prepare(slot.inputs[INPUT][row], image, spec)
         engine.submit(slot, len(images))
         engine.wait(slot)
         got = slot.outputs[OUTPUT][: len(images)]

@@ -12,13 +12,15 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from edge_fer.backends.canary import check_canary
-from edge_fer.core.bundle import Bundle, check_files, read_canary, record_files
+from pydantic import ValidationError
+
+from edge_fer.backends.canary import canary_for, check_canary
+from edge_fer.core.bundle import Bundle, Canary, check_files, read_canary, record_files, write_canary
 from edge_fer.core.engine import Engine
 from edge_fer.core.errors import BundleError, EdgeFerError, MissingDependencyError, UsageError
 from edge_fer.core.files import atomic_folder, inside, sha256_file
 from edge_fer.core.manifest import CanaryRecord, EngineManifest, read_manifest, write_manifest
-from edge_fer.core.spec import ModelSpec
+from edge_fer.core.spec import AnySpec, DetectorSpec
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edge_fer.backends.onnxruntime",
@@ -84,19 +86,35 @@ def cache_folder() -> Path:
     return user_cache_path("edge-fer", appauthor=False) / "engines"
 
 
-def engine_key(bundle: Bundle, backend: str, precision: str, max_batch: int) -> str:
+def engine_key(bundle: Bundle, spec: AnySpec, backend: str, precision: str, max_batch: int) -> str:
     """Name of an engine's folder: everything that makes a built engine unfit when it changes."""
     build = backend_module(backend, "build")
-    parts = (bundle.sha256, backend, installed_version(backend), build.device(), precision, str(max_batch), "1")
+    parts: list[str] = [
+        bundle.sha256,
+        backend,
+        installed_version(backend),
+        build.device(),
+        precision,
+        str(max_batch),
+        "2",
+    ]
+    parts += [str(length) for length in spec.input_shape]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return f"{bundle.manifest.model.name}-{backend}-{precision}-{digest}"
 
 
-def _build_into(folder: Path, onnx: Path, draft: EngineManifest, canary: Path | None, threads: int) -> EngineManifest:
+def _build_into(folder: Path, onnx: Path, draft: EngineManifest, canary: Canary | None, threads: int) -> EngineManifest:
     build = backend_module(draft.backend, "build")
-    names: list[str] = build.build(onnx, folder, precision=draft.precision, max_batch=draft.max_batch, threads=threads)
+    names: list[str] = build.build(
+        onnx,
+        folder,
+        precision=draft.precision,
+        max_batch=draft.max_batch,
+        threads=threads,
+        input_shape=draft.model.input_shape,
+    )
     if canary is not None:
-        shutil.copyfile(canary, folder / draft.canary.file)
+        write_canary(folder / draft.canary.file, canary)
         names.append(draft.canary.file)
     manifest = draft.model_copy(update={"files": record_files(folder, names)})
     write_manifest(folder, manifest)
@@ -104,7 +122,7 @@ def _build_into(folder: Path, onnx: Path, draft: EngineManifest, canary: Path | 
 
 
 def _draft(
-    spec: ModelSpec, onnx: Path, bundle_sha256: str, backend: str, precision: str, max_batch: int, canary: CanaryRecord
+    spec: AnySpec, onnx: Path, bundle_sha256: str, backend: str, precision: str, max_batch: int, canary: CanaryRecord
 ) -> EngineManifest:
     return EngineManifest.model_validate(
         {
@@ -135,10 +153,11 @@ def open_engine(
     max_batch: int = 8,
     threads: int = 1,
     slots: int = 2,
+    size_hw: tuple[int, int] | None = None,
     cache: Path | None = None,
     on_build: Callable[[str], None] | None = None,
 ) -> Engine:
-    """Open a bundle as an engine on this machine, building it on first use.
+    """Open a bundle as an engine on this machine, building it on first use. ``size_hw`` is a detector's input size.
 
     The cached engine is used when its key, its files' hashes and its canary all fit; an engine that no longer loads is
     rebuilt once. ``on_build`` is told, in words, when a build begins.
@@ -149,7 +168,8 @@ def open_engine(
     _check_bounds(max_batch, threads, slots)
     build = backend_module(backend, "build")
     form = bundle.variant(build.onnx_form(precision), DIALECTS[backend])
-    key = engine_key(bundle, backend, precision, max_batch)
+    spec = sized(bundle.manifest.model, size_hw)
+    key = engine_key(bundle, spec, backend, precision, max_batch)
     folder = (cache or cache_folder()) / key
     if (folder / "manifest.json").exists():
         try:
@@ -160,12 +180,13 @@ def open_engine(
     if on_build is not None:
         on_build(f"Building {bundle.manifest.model.name} for {backend} {precision} (first use on this machine)")
     onnx = bundle.file(form.file)
-    draft = _draft(bundle.manifest.model, onnx, bundle.sha256, backend, precision, max_batch, bundle.manifest.canary)
+    draft = _draft(spec, onnx, bundle.sha256, backend, precision, max_batch, bundle.manifest.canary)
+    canary = canary_for(bundle, form.file, spec)
     with atomic_folder(folder) as temporary:
-        manifest = _build_into(temporary, onnx, draft, bundle.file(bundle.manifest.canary.file), threads)
+        manifest = _build_into(temporary, onnx, draft, canary, threads)
         # An engine that fails its canary must not reach the cache.
         with _load(temporary, manifest, threads, 1) as candidate:
-            check_canary(candidate, bundle.canary())
+            check_canary(candidate, canary)
     return _load(folder, manifest, threads, slots)
 
 
@@ -200,7 +221,7 @@ def open_built_engine(folder: Path, *, threads: int = 1, slots: int = 2) -> Engi
 
 def open_onnx(
     path: Path,
-    spec: ModelSpec,
+    spec: AnySpec,
     *,
     backend: str,
     precision: str,
@@ -216,6 +237,22 @@ def open_onnx(
     with tempfile.TemporaryDirectory(prefix="edge-fer-", ignore_cleanup_errors=True) as name:
         manifest = _build_into(Path(name), path, draft, None, threads)
         return _load(Path(name), manifest, threads, slots)
+
+
+def sized(spec: AnySpec, size_hw: tuple[int, int] | None) -> AnySpec:
+    """A detector's contract at another input size; an expression network has only its own.
+
+    Raises:
+        UsageError: the size is not one that the network takes.
+    """
+    if size_hw is None:
+        return spec
+    if not isinstance(spec, DetectorSpec):
+        raise UsageError(f"{spec.name} takes faces of {spec.input_shape} only.")
+    try:
+        return DetectorSpec.model_validate({**spec.model_dump(), "size_hw": size_hw})
+    except ValidationError as error:
+        raise UsageError(f"{spec.name} cannot work at {size_hw[1]}x{size_hw[0]}: {error.errors()[0]['msg']}.") from None
 
 
 def _check_bounds(max_batch: int, threads: int, slots: int) -> None:

@@ -24,9 +24,9 @@ def aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
 class HostSlot:
     """One input and one output array that live as long as the slot."""
 
-    def __init__(self, max_batch: int, input_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(self, max_batch: int, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
         self.input = aligned_zeros((max_batch, *input_shape))
-        self.output = aligned_zeros((max_batch, classes))
+        self.output = aligned_zeros((max_batch, *output_shape))
         self._inputs = MappingProxyType({INPUT: self.input})
         self._outputs = MappingProxyType({OUTPUT: self.output})
 

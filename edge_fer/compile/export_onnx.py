@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
-from edge_fer.compile.fold import drop_identities, fold_batch_norm, mean_to_pool
+from edge_fer.compile.fold import drop_identities, fold_batch_norm, fold_dense, mean_to_pool
 from edge_fer.compile.graph import canonical_names
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import CheckpointError, EdgeFerError
@@ -64,13 +65,15 @@ def export_onnx(model: nn.Module, spec: ModelSpec) -> ModelProto:
     if shape != (2, len(spec.labels)):
         raise CheckpointError(f"{spec.name} gives {shape[1:]} values a face for {len(spec.labels)} labels.")
     exported = _trace(model, example)
-    folded = canonical_names(mean_to_pool(fold_batch_norm(drop_identities(exported))))
+    folded = canonical_names(fold_dense(mean_to_pool(fold_batch_norm(drop_identities(exported)))))
     _pin_interface(folded, spec)
     onnx.checker.check_model(folded, full_check=True)
     return folded
 
 
-def _trace(model: nn.Module, example: torch.Tensor) -> ModelProto:
+def _trace(
+    model: nn.Module, example: torch.Tensor, open_axes: Mapping[str, Mapping[int, str]] | None = None
+) -> ModelProto:
     with (
         tempfile.TemporaryDirectory(prefix="edge-fer-", ignore_cleanup_errors=True) as folder,
         warnings.catch_warnings(),
@@ -86,7 +89,7 @@ def _trace(model: nn.Module, example: torch.Tensor) -> ModelProto:
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            dynamic_axes=open_axes or {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
             # PRESERVE keeps the batch norms of a network in evaluation mode: fold.py folds them in float64.
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=True,

@@ -21,7 +21,19 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that multiply by stored weights: where the arithmetic is."""
 
 _RANGE_ONLY = frozenset(
-    {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Concat"}
+    {
+        "MaxPool",
+        "Reshape",
+        "Flatten",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Slice",
+        "Gather",
+        "Concat",
+        "Resize",
+    }
 )
 """Operators that move values without computing new ones."""
 _MONOTONE = _RANGE_ONLY | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"}

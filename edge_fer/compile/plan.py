@@ -22,8 +22,9 @@ Dialect = Literal["cpu", "trt"]
 
 QUANTISED_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-_SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"})
-"""Operators whose output is a choice or another order of their input: it can keep the input's scale."""
+_SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Resize"})
+"""Operators whose output is a choice or another order of their input: it can keep the input's scale. (A ``Resize``
+between pixels stays within its input's range; a cubic one would not, and no network of ours has one.)"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def plan_quantisation(graph: Graph, keep_float: frozenset[str] = frozenset()) ->
         elif node.op_type == "Add" and len(graph.activations(node)) == 2 and all(n in cpu for n in node.input):
             quantised_adds.append(node)
             cpu.add(fused_output(graph, node))
-        elif node.op_type == "MaxPool" and node.input[0] in cpu:
+        elif node.op_type in ("MaxPool", "Resize") and node.input[0] in cpu:
             cpu.add(node.output[0])
     cpu -= set(graph.outputs)
     order = {name: index for index, name in enumerate((*graph.inputs, *(o for n in graph.nodes for o in n.output)))}

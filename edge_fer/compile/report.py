@@ -34,6 +34,41 @@ class AttemptReport(Frozen):
     passed: bool
 
 
+class HeldReport(Frozen):
+    """One engine of a detector against the reference, picture by picture; ``error`` says why there is nothing.
+
+    Attributes:
+        agreement: share of the faces that either of the two finds and both do, at IoU 0.7; 1 when neither finds any.
+            ``None`` for the reference itself.
+        box_gap_px: the largest distance between corners of the same face, in pixels of the input.
+        canary_gap: the largest difference to the stored outputs.
+    """
+
+    backend: str
+    precision: str
+    agreement: float | None = None
+    box_gap_px: float | None = None
+    parity: ParityRecord | None = None
+    canary_gap: float | None = None
+    error: str | None = None
+
+
+class DetectorReport(Frozen):
+    """The outcome of compiling a face detector; the attributes are as in :class:`CompileReport`."""
+
+    bundle: str
+    model: str
+    precisions: tuple[str, ...]
+    parameters: int
+    macs: int
+    calibration: str | None
+    held: tuple[HeldReport, ...]
+    notes: tuple[str, ...]
+    chosen: tuple[str, str] | None
+    reason: str
+    seconds: float
+
+
 class CompileReport(Frozen):
     """The outcome of a compilation.
 

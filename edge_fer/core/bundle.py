@@ -17,6 +17,7 @@ from edge_fer.core.files import atomic_file, inside, sha256_file
 from edge_fer.core.manifest import BundleManifest, FileRecord, Variant, read_manifest
 
 DEFAULT_MODEL = "edge-fer-compact"
+DEFAULT_DETECTOR = "edge-fer-face"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Canary:
 
     Attributes:
         images_bgr: uint8 (k, H, W, 3).
-        logits: per precision, float32 (k, classes).
+        logits: per precision, float32 (k, classes), or a detector's (k, 15, places).
     """
 
     images_bgr: NDArray[np.uint8]

@@ -14,9 +14,11 @@ from edge_fer.core.manifest import EngineManifest
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 INPUT = "input"
-"""Name of the one input of every classifier that we export: float32 (N, C, H, W)."""
+"""Name of the one input of every network that we export: float32 (N, C, H, W)."""
 OUTPUT = "logits"
-"""Name of the one output: float32 (N, classes), before softmax."""
+"""Name of the one output: float32 (N, classes) before softmax, or a detector's (N, 15, places) before the sigmoid."""
+BATCH, HEIGHT, WIDTH = "N", "H", "W"
+"""Names of the dimensions that an ONNX file may leave open; an engine fixes all but the batch."""
 
 
 @runtime_checkable

@@ -8,9 +8,9 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from edge_fer.core.errors import BundleError
+from edge_fer.core.errors import BundleError, UsageError
 from edge_fer.core.files import atomic_file
-from edge_fer.core.spec import Frozen, ModelSpec
+from edge_fer.core.spec import AnySpec, DetectorSpec, Frozen, ModelSpec
 
 MANIFEST = "manifest.json"
 _FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -78,13 +78,18 @@ class ParityRecord(Frozen):
 
 
 class GateRecord(Frozen):
-    """The accuracy gate that int8 had to pass: ``max_drop`` in percentage points of top-1."""
+    """The accuracy gate that int8 had to pass: ``max_drop`` in percentage points of top-1.
+
+    ``harmed_classes`` holds the classes whose recall fell by more than that, and by more than chance explains; the
+    values are points of recall. Any of them fails the gate.
+    """
 
     max_drop: float = Field(ge=0)
     applied: bool
     drop: float | None = None
     drop_interval: tuple[float, float] | None = None
     n: int | None = None
+    harmed_classes: dict[str, float] = Field(default_factory=dict)
     passed: bool | None = None
 
 
@@ -95,13 +100,46 @@ class CanaryRecord(Frozen):
     tolerance: dict[str, float]
 
 
-class BundleManifest(Frozen):
+class _OfModel(Frozen):
+    """What both manifests say of the network."""
+
+    model: AnySpec
+
+    @property
+    def classifier(self) -> ModelSpec:
+        """The contract of an expression network.
+
+        Raises:
+            UsageError: it is a detector.
+        """
+        if not isinstance(self.model, ModelSpec):
+            raise UsageError(
+                f"{self.model.name} is a face detector, not an expression network.",
+                fix=f"Use it with: edge-fer run --detector {self.model.name}",
+            )
+        return self.model
+
+    @property
+    def detector(self) -> DetectorSpec:
+        """The contract of a face detector.
+
+        Raises:
+            UsageError: it is an expression network.
+        """
+        if not isinstance(self.model, DetectorSpec):
+            raise UsageError(
+                f"{self.model.name} is an expression network, not a face detector.",
+                fix=f"Use it with: edge-fer run --engine {self.model.name}",
+            )
+        return self.model
+
+
+class BundleManifest(_OfModel):
     """``manifest.json`` of a bundle: contract, files with hashes, and everything that was measured on them."""
 
     kind: Literal["edge-fer-bundle"] = "edge-fer-bundle"
     format: Literal[1] = 1
     edge_fer_version: str
-    model: ModelSpec
     checkpoint: CheckpointRecord
     opset: int = Field(ge=13)
     variants: tuple[Variant, ...] = Field(min_length=1)
@@ -113,12 +151,11 @@ class BundleManifest(Frozen):
     gate: GateRecord | None = None
 
 
-class EngineManifest(Frozen):
+class EngineManifest(_OfModel):
     """``manifest.json`` of a built engine. All fields of ``key`` must match this machine, or it is rebuilt."""
 
     kind: Literal["edge-fer-engine"] = "edge-fer-engine"
     format: Literal[1] = 1
-    model: ModelSpec
     bundle_sha256: str = Field(pattern=_SHA256)
     variant_sha256: str = Field(pattern=_SHA256)
     backend: str

@@ -68,3 +68,54 @@ class ModelSpec(Frozen):
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one sample."""
         return (self.preprocess.channels, *self.preprocess.size_hw)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's logits: (classes,)."""
+        return (len(self.labels),)
+
+
+class DetectorSpec(Frozen):
+    """A face detector's contract.
+
+    The input is grey, ``(value / 255 - mean) / std``, of any size whose sides are multiples of 32; ``size_hw`` is the
+    one that an engine is built for. The output has 15 rows per place: the score's logit, the box's centre and log size,
+    and five landmarks, relative to the place and in units of its stride; places run row by row over each stride's grid.
+    """
+
+    task: Literal["detection"] = "detection"
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    arch: str
+    size_hw: tuple[int, int] = (320, 320)
+    mean: float = 0.5
+    std: float = Field(default=0.25, gt=0)
+    strides: tuple[int, ...] = (8, 16, 32)
+    score: float = Field(default=0.5, gt=0, lt=1)
+    """The smallest score that counts as a face, chosen when the detector was evaluated."""
+    smallest_px: float = Field(default=12.0, gt=0)
+    """The smallest face, as the root of its box's area at the network's input, that it was trained to find."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> DetectorSpec:
+        if any(side % max(self.strides) or not 32 <= side <= 4096 for side in self.size_hw):
+            raise ValueError(f"size_hw must be multiples of {max(self.strides)} between 32 and 4096")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(1, height, width) of one picture."""
+        return (1, *self.size_hw)
+
+    @property
+    def places(self) -> int:
+        """How many places the network answers for."""
+        return sum((self.size_hw[0] // stride) * (self.size_hw[1] // stride) for stride in self.strides)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's output: (15, places)."""
+        return (15, self.places)
+
+
+AnySpec = ModelSpec | DetectorSpec
+"""Their fields differ, and unknown ones are refused, so a file is never read as the wrong kind."""

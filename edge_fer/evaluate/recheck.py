@@ -45,7 +45,7 @@ def recheck(
         Check(subject="files", passed=True, detail=f"{len(manifest.files)} files, {size / 1e6:.1f} MB, as recorded")
     ]
     if samples is not None:
-        match_labels(samples, manifest.model.labels)
+        match_labels(samples, manifest.classifier.labels)
     with tempfile.TemporaryDirectory(prefix="edge-fer-verify-", ignore_cleanup_errors=True) as cache:
         for backend, precision in candidates(bundle, "auto", "auto"):
             progress(f"{backend} {precision}")
@@ -68,8 +68,8 @@ def _engine(
                 )
             ]
             if samples is not None:
-                labels = match_labels(samples, engine.manifest.model.labels)
-                hits = predict(engine, samples, engine.manifest.model.preprocess).argmax(axis=1) == labels
+                labels = match_labels(samples, engine.manifest.classifier.labels)
+                hits = predict(engine, samples, engine.manifest.classifier.preprocess).argmax(axis=1) == labels
                 found.append(_accuracy(bundle, backend, precision, float(hits.mean()), len(labels)))
             return found
     except EdgeFerError as error:

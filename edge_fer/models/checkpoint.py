@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from edge_fer.core.errors import CheckpointError, UsageError
 from edge_fer.core.files import atomic_file, sha256_file
 from edge_fer.core.labels import EMOTIONS
-from edge_fer.core.spec import Colour, ModelSpec
+from edge_fer.core.spec import AnySpec, Colour, DetectorSpec, ModelSpec
 from edge_fer.models.registry import ARCHITECTURES, architecture, build_model
 
 SPEC_KEY = "edge_fer.spec"
@@ -84,7 +85,23 @@ class Checkpoint:
         return sum(p.numel() for p in self.model.parameters())
 
 
-def save_checkpoint(path: Path, spec: ModelSpec, options: dict[str, object], model: nn.Module) -> None:
+@dataclass(frozen=True)
+class DetectorCheckpoint:
+    """A face detector with its trained weights; the attributes are as in :class:`Checkpoint`."""
+
+    path: Path
+    sha256: str
+    spec: DetectorSpec
+    options: dict[str, object]
+    model: nn.Module
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers, batch-norm statistics not counted."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def save_checkpoint(path: Path, spec: AnySpec, options: dict[str, object], model: nn.Module) -> None:
     """Write weights as fp16 safetensors with the contract in the header; the file is replaced in one step.
 
     Half precision loses nothing that a trained network needs (11 bits of mantissa against weight noise) and halves
@@ -142,13 +159,15 @@ def load_checkpoint(path: Path, overrides: ContractOverrides | None = None) -> C
     state, metadata = _read_weights(path)
     if SPEC_KEY in metadata:
         spec, options = _stored_contract(path, metadata)
+        if not isinstance(spec, ModelSpec):
+            raise CheckpointError(f"{path} is a face detector, not an expression network.")
         if contradicting := wanted.given():
             raise UsageError(
                 f"{path} carries its own contract, so {', '.join(contradicting)} cannot be given as well.",
                 fix="Leave these options out; --name may stay.",
             )
         if wanted.name is not None:
-            spec = _validated(path, spec.model_dump() | {"name": wanted.name})
+            spec = _validated(path, spec.model_dump() | {"name": wanted.name}, ModelSpec)
         assumptions: tuple[str, ...] = ()
     else:
         spec, assumptions = _deduced_contract(path, state, wanted)
@@ -156,6 +175,38 @@ def load_checkpoint(path: Path, overrides: ContractOverrides | None = None) -> C
     model = build_model(spec, options)
     _load_state(path, model, state, spec)
     return Checkpoint(path, sha256_file(path), spec, options, model.eval().requires_grad_(False), assumptions)
+
+
+def holds_detector(path: Path) -> bool:
+    """Whether a file carries the contract of a face detector; anything else, also an unreadable file, does not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            contract = dict(file.metadata() or {}).get(SPEC_KEY)
+        return contract is not None and json.loads(contract).get("task") == "detection"
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def load_detector(path: Path) -> DetectorCheckpoint:
+    """Read a face detector's checkpoint and build its network.
+
+    Raises:
+        CheckpointError: unreadable, truncated, an expression network, or weights that do not fit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    state, metadata = _read_weights(path)
+    if SPEC_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} carries no contract, so it is not known to be a face detector.",
+            fix="Train one with: edge-fer train --recipe detector",
+        )
+    spec, options = _stored_contract(path, metadata)
+    if not isinstance(spec, DetectorSpec):
+        raise CheckpointError(f"{path} is an expression network, not a face detector.")
+    model = build_model(spec, options)
+    _load_state(path, model, state, spec)
+    return DetectorCheckpoint(path, sha256_file(path), spec, options, model.eval().requires_grad_(False))
 
 
 def _read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
@@ -230,8 +281,13 @@ def _strip_prefixes(state: StateDict) -> StateDict:
     return state
 
 
-def _stored_contract(path: Path, metadata: Mapping[str, str]) -> tuple[ModelSpec, dict[str, object]]:
-    spec = _validated(path, metadata[SPEC_KEY])
+def _stored_contract(path: Path, metadata: Mapping[str, str]) -> tuple[AnySpec, dict[str, object]]:
+    contract = metadata[SPEC_KEY]
+    try:
+        is_detector = json.loads(contract).get("task") == "detection"
+    except (json.JSONDecodeError, AttributeError):
+        raise CheckpointError(f"The contract of {path} is not a JSON object.") from None
+    spec: AnySpec = _validated(path, contract, DetectorSpec) if is_detector else _validated(path, contract, ModelSpec)
     try:
         options = json.loads(metadata.get(OPTIONS_KEY, "{}"))
     except json.JSONDecodeError:
@@ -246,11 +302,12 @@ def _stored_contract(path: Path, metadata: Mapping[str, str]) -> tuple[ModelSpec
     return spec, options
 
 
-def _validated(path: Path, contract: str | dict[str, object]) -> ModelSpec:
+_Spec = TypeVar("_Spec", ModelSpec, DetectorSpec)
+
+
+def _validated(path: Path, contract: str | dict[str, object], kind: type[_Spec]) -> _Spec:
     try:
-        if isinstance(contract, str):
-            return ModelSpec.model_validate_json(contract)
-        return ModelSpec.model_validate(contract)
+        return kind.model_validate_json(contract) if isinstance(contract, str) else kind.model_validate(contract)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -300,7 +357,7 @@ def _deduced_contract(path: Path, state: StateDict, wanted: ContractOverrides) -
         "labels": labels,
         "preprocess": {"size_hw": size_hw, "colour": colour, "mean": mean, "std": std},
     }
-    return _validated(path, contract), tuple(assumptions)
+    return _validated(path, contract, ModelSpec), tuple(assumptions)
 
 
 def _dimension(path: Path, arch: str, state: StateDict, key: str, axis: int) -> int:
@@ -321,7 +378,7 @@ def _model_name(path: Path) -> str:
     return cleaned[:80] or "model"
 
 
-def _load_state(path: Path, model: nn.Module, state: StateDict, spec: ModelSpec) -> None:
+def _load_state(path: Path, model: nn.Module, state: StateDict, spec: AnySpec) -> None:
     """Copy weights into the network; every name and shape must fit, and every number must be finite."""
     state = _strip_prefixes(state)
     expected = model.state_dict()
@@ -335,7 +392,7 @@ def _load_state(path: Path, model: nn.Module, state: StateDict, spec: ModelSpec)
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"The weights in {path} do not fit {spec.arch} with {len(spec.labels)} classes: {name} is "
+                f"The weights in {path} do not fit {spec.arch} with output {spec.output_shape}: {name} is "
                 f"{tuple(tensor.shape)} instead of {tuple(expected[name].shape)}."
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -9,7 +9,7 @@ from importlib import import_module
 from torch import nn
 
 from edge_fer.core.errors import CheckpointError, UsageError
-from edge_fer.core.spec import ModelSpec
+from edge_fer.core.spec import AnySpec, DetectorSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,6 +23,7 @@ class Architecture:
         factory: ``module:function`` taking ``num_classes``, ``in_channels`` and the architecture's own options.
         input_weight: key of the first convolution's weight (out, channels, kh, kw).
         output_weight: key of the classifier's weight (classes, features).
+        task: ``classification`` or ``detection``.
         size_hw: input size that the published recipe uses, assumed for a plain state dict.
         mean, std: per RGB channel, of the published recipe; a grey network takes their averages.
     """
@@ -30,6 +31,7 @@ class Architecture:
     factory: str
     input_weight: str
     output_weight: str
+    task: str = "classification"
     size_hw: tuple[int, int] = (224, 224)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -43,6 +45,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         size_hw=(48, 48),
         mean=(0.508, 0.508, 0.508),
         std=(0.255, 0.255, 0.255),
+    ),
+    "convnext_base": Architecture(
+        "edge_fer.models.convnext:convnext_base", "features.0.0.weight", "classifier.2.weight"
+    ),
+    "convnext_small": Architecture(
+        "edge_fer.models.convnext:convnext_small", "features.0.0.weight", "classifier.2.weight"
+    ),
+    "convnext_tiny": Architecture(
+        "edge_fer.models.convnext:convnext_tiny", "features.0.0.weight", "classifier.2.weight"
+    ),
+    "face_pyramid": Architecture(
+        "edge_fer.models.face_pyramid:face_pyramid", "stem.0.0.weight", "heads.0.2.weight", task="detection"
     ),
     "resnet18": Architecture("edge_fer.models.resnet:resnet18", "conv1.weight", "fc.weight"),
     "resnet34": Architecture("edge_fer.models.resnet:resnet34", "conv1.weight", "fc.weight"),
@@ -62,7 +76,7 @@ def architecture(name: str) -> Architecture:
     return found
 
 
-def build_model(spec: ModelSpec, options: Mapping[str, object] | None = None) -> nn.Module:
+def build_model(spec: AnySpec, options: Mapping[str, object] | None = None) -> nn.Module:
     """Build an untrained network for a contract.
 
     Raises:
@@ -72,6 +86,8 @@ def build_model(spec: ModelSpec, options: Mapping[str, object] | None = None) ->
     module, function = architecture(spec.arch).factory.split(":")
     factory: Callable[..., nn.Module] = getattr(import_module(module), function)
     try:
+        if isinstance(spec, DetectorSpec):
+            return factory(**dict(options or {}))
         return factory(num_classes=len(spec.labels), in_channels=spec.preprocess.channels, **dict(options or {}))
     except TypeError as error:
         raise CheckpointError(f"The options of architecture {spec.arch!r} are wrong: {error}.") from None

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edge_fer.backends.host import cpu_identity
+from edge_fer.core.engine import HEIGHT, WIDTH
 from edge_fer.core.errors import DeviceError, EdgeFerError, MissingDependencyError, UsageError
 
 ENGINE_FILE = "model.ort.onnx"
@@ -45,8 +46,13 @@ def onnx_form(precision: str) -> str:
     return precision
 
 
-def build(onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int) -> list[str]:
-    """Write the engine's files into ``out`` and return their names."""
+def build(
+    onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int, input_shape: tuple[int, int, int]
+) -> list[str]:
+    """Write the engine's files into ``out`` and return their names.
+
+    ``input_shape`` (C, H, W) is fixed in the engine even where the ONNX file leaves it open.
+    """
     onnx_form(precision)
     try:
         import onnxruntime as ort
@@ -55,6 +61,8 @@ def build(onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads
+    options.add_free_dimension_override_by_name(HEIGHT, input_shape[1])
+    options.add_free_dimension_override_by_name(WIDTH, input_shape[2])
     options.optimized_model_filepath = str(out / ENGINE_FILE)
     try:
         ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])

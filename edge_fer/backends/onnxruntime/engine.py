@@ -20,13 +20,15 @@ PROVIDER = "CPUExecutionProvider"
 class OrtSlot(HostSlot):
     """A slot with one binding per batch size, so that changing the number of faces rebinds nothing."""
 
-    def __init__(self, session: Any, max_batch: int, input_shape: tuple[int, ...], classes: int) -> None:
-        super().__init__(max_batch, input_shape, classes)
+    def __init__(
+        self, session: Any, max_batch: int, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+    ) -> None:
+        super().__init__(max_batch, input_shape, output_shape)
         self.bindings = []
         for n in range(1, max_batch + 1):
             binding = session.io_binding()
             binding.bind_input(INPUT, "cpu", 0, np.float32, (n, *input_shape), self.input.ctypes.data)
-            binding.bind_output(OUTPUT, "cpu", 0, np.float32, (n, classes), self.output.ctypes.data)
+            binding.bind_output(OUTPUT, "cpu", 0, np.float32, (n, *output_shape), self.output.ctypes.data)
             self.bindings.append(binding)
 
 
@@ -49,8 +51,8 @@ class OrtEngine(HostEngine[OrtSlot]):
             raise _explain(error, path) from None
         if self.session.get_providers() != [PROVIDER]:
             raise ProviderError(f"Asked ONNX Runtime for {PROVIDER}, got {self.session.get_providers()}.")
-        shape, classes = manifest.model.input_shape, len(manifest.model.labels)
-        super().__init__(manifest, [OrtSlot(self.session, manifest.max_batch, shape, classes) for _ in range(slots)])
+        shapes = manifest.model.input_shape, manifest.model.output_shape
+        super().__init__(manifest, [OrtSlot(self.session, manifest.max_batch, *shapes) for _ in range(slots)])
 
     def _start(self, slot: OrtSlot, n: int) -> None:
         try:

@@ -77,8 +77,12 @@ def settings(precision: str, threads: int) -> dict[str, Any]:
     }
 
 
-def build(onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int) -> list[str]:
+def build(
+    onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int, input_shape: tuple[int, int, int]
+) -> list[str]:
     """Write the engine's files into ``out`` and return their names.
+
+    ``input_shape`` (C, H, W) is fixed in the engine even where the ONNX file leaves it open.
 
     Raises:
         ProviderError: the plugin would compute in another precision than the one asked for.
@@ -96,6 +100,8 @@ def build(onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int
         model = core.read_model(str(onnx))
         shape = model.input(0).partial_shape
         shape[0] = openvino.Dimension(1, max_batch)
+        for axis, length in enumerate(input_shape, start=1):
+            shape[axis] = openvino.Dimension(length)
         model.reshape(shape)
         compiled = core.compile_model(model, "CPU", settings(precision, threads))
     except RuntimeError as error:

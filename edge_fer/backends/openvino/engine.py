@@ -17,9 +17,9 @@ class OvSlot(HostSlot):
     """A slot with one infer request, and the tensors of every batch size over the same memory."""
 
     def __init__(
-        self, openvino: Any, compiled: Any, max_batch: int, input_shape: tuple[int, ...], classes: int
+        self, openvino: Any, compiled: Any, max_batch: int, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
     ) -> None:
-        super().__init__(max_batch, input_shape, classes)
+        super().__init__(max_batch, input_shape, output_shape)
         self.request = compiled.create_infer_request()
         self.tensors = [
             (
@@ -55,11 +55,9 @@ class OvEngine(HostEngine[OvSlot]):
             raise ProviderError(
                 f"OpenVINO loaded {path} on {compiled.get_property('EXECUTION_DEVICES')}, not on the CPU."
             )
-        shape, classes = manifest.model.input_shape, len(manifest.model.labels)
+        shapes = manifest.model.input_shape, manifest.model.output_shape
         self.compiled = compiled
-        super().__init__(
-            manifest, [OvSlot(openvino, compiled, manifest.max_batch, shape, classes) for _ in range(slots)]
-        )
+        super().__init__(manifest, [OvSlot(openvino, compiled, manifest.max_batch, *shapes) for _ in range(slots)])
 
     def _start(self, slot: OvSlot, n: int) -> None:
         slot.bind(n)

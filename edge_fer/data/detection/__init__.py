@@ -1,0 +1,1 @@
+"""Pictures for training and testing a face detector: folders, a teacher's labels, composites."""
