@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
+
+# A deadline would measure the machine: on a busy one every property would fail.
+settings.register_profile("no wall time", deadline=None)
+settings.load_profile("no wall time")
 
 
 @pytest.fixture(scope="session", autouse=True)

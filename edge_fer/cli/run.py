@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edge_fer.core.errors import UsageError
+from edge_fer.cli.run_config import use_config
+from edge_fer.core.errors import EdgeFerError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,33 +16,62 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge_fer.core.engine import Engine
+    from edge_fer.runtime.detectors.base import FaceDetector
     from edge_fer.runtime.frames import FrameSource, SourceInfo
-    from edge_fer.runtime.results import Sink
 
 DEMO = Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
 
 
 def run(
     camera: int | None = typer.Option(None, min=0, help="Number of a camera, usually 0."),
+    camera_size: str = typer.Option("1280x720", help="Size to ask the camera for; what it grants is shown."),
+    camera_fps: float = typer.Option(30.0, min=1.0, help="Frames a second to ask the camera for."),
     source: str | None = typer.Option(
         None,
-        help="Video file, picture, folder or glob of pictures, RTSP/HTTP URL, or synthetic:FILE (a file as a camera).",
+        help="Video file, picture, folder or glob of pictures, RTSP/HTTP URL, synthetic:FILE (a file as a camera), or "
+        "- for raw frames on standard input.",
+    ),
+    raw: str | None = typer.Option(
+        None,
+        help="What standard input holds: WIDTHxHEIGHT:PIXELS[@FPS][,live], as 640x480:bgr24@30; ,live keeps the newest "
+        "frame only, for a camera's program that does not wait.",
     ),
     demo: bool = typer.Option(False, "--demo", help="The clip that ships with edge-fer."),
     engine: str | None = typer.Option(None, help="Bundle or engine: a folder, or a shipped model's name."),
     backend: str = typer.Option("auto", help="auto (the fastest measured here), onnxruntime, openvino."),
     precision: str = typer.Option("auto", help="auto, fp32, bf16, fp16, int8."),
     detector: str = typer.Option("haar", help="haar, yunet=FILE.onnx, or none (the whole frame is the face)."),
-    min_face: int = typer.Option(80, min=16, help="Smallest face wanted, in pixels of the frame."),
-    detect_every: int = typer.Option(1, min=1, help="Search for faces on every n-th frame; boxes stay in between."),
-    smooth: float = typer.Option(0.6, min=0.0, max=0.95, help="Weight of a face's past scores; 0 is off."),
+    min_face: int | None = typer.Option(
+        None, min=16, help="Smallest face wanted, in pixels. Default: a ninth of the frame's height."
+    ),
+    detect_every: str = typer.Option(
+        "auto", help="Search the whole picture on every n-th frame and follow faces in between; auto adapts n."
+    ),
+    smooth: float = typer.Option(
+        0.6, min=0.0, max=0.95, help="Weight of a face's past scores: 0 is off, 0.6 settles in 4 frames, 0.9 in 22."
+    ),
     show: bool | None = typer.Option(None, "--show/--no-show", help="Open a window. Default: when there is a display."),
     save: Path | None = typer.Option(None, help="Write the annotated video to this MP4."),
     jsonl: Path | None = typer.Option(None, help="Write a line of JSON per frame."),
     csv: Path | None = typer.Option(None, help="Write a row per face and frame."),
+    summary: Path | None = typer.Option(None, help="Write the summary, with mean scores per face, to this JSON file."),
+    timeline: Path | None = typer.Option(None, help="Draw the scores of each face over time into this PNG."),
+    web: int | None = typer.Option(
+        None,
+        min=0,
+        max=65535,
+        metavar="[PORT]",
+        help="Serve a page with picture and scores to browsers on this machine. Default port: 8080.",
+    ),
+    metrics: int | None = typer.Option(
+        None, min=0, max=65535, metavar="PORT", help="Serve /metrics for Prometheus on this machine."
+    ),
     max_frames: int | None = typer.Option(None, min=1, help="End after so many frames."),
     threads: int | None = typer.Option(None, min=1, help="Threads of the engine. Default: half of the cores."),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
+    config: Path | None = typer.Option(
+        None, callback=use_config, is_eager=True, help="Settings that `edge-fer plan` wrote; typed options beat them."
+    ),
 ) -> None:
     """Label the faces of a camera, a video or pictures, live.
 
@@ -56,40 +86,45 @@ def run(
             else "Only one of --camera, --source and --demo, please.",
             fix="edge-fer run --camera 0, --source FILE or --demo",
         )
-    outputs = [path.absolute() for path in (save, jsonl, csv) if path is not None]
-    if len(set(outputs)) < len(outputs):
-        raise UsageError(
-            "Two outputs would go to the same file.", fix="Give --save, --jsonl and --csv paths of their own."
-        )
+    if (source == "-") != (raw is not None):
+        raise UsageError("--raw and --source - belong together.", fix="--source - --raw 640x480:bgr24@30")
     import os
     import signal
 
     import cv2
     from rich.console import Console
 
-    from edge_fer.runtime.detectors.base import open_detector
+    from edge_fer.cli.run_outputs import Outputs, Wanted
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.sinks.window import has_display
 
     console = Console(stderr=as_json)
-    shown = has_display() if show is None else show
+    # A page takes the window's place, unless both are asked for.
+    shown = has_display() and web is None if show is None else show
     # A container or `taskset` may leave this process fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     engine_threads = threads or max(1, cores // 2)
     # The detector and the crop run in the loop's own thread; more threads of OpenCV's would only fight the engine's.
     cv2.setNumThreads(1)
-    face_detector = open_detector(detector, min_face_px=min_face)
-    runner, why = _open(engine, backend, precision, engine_threads, console)
-    with runner:
-        wanted = sum([shown, save is not None, jsonl is not None, csv is not None, not shown])
-        frames = _source(camera, source, demo, Pipeline.frames_held(wanted), shown)
-        try:
+    every = _interval(detect_every)
+    wanted = Wanted(shown, save, jsonl, csv, summary, timeline, web, metrics)
+    outputs = Outputs(wanted, console)
+    failure: EdgeFerError | None = None
+    face_detector: FaceDetector | None = None
+    # The source first: building an engine takes a while, and a camera that is not there should be told at once.
+    try:
+        pool_size, where = Pipeline.frames_held(wanted.most_sinks), str(DEMO) if demo else source
+        paced = shown or web is not None
+        frames = _source(where, camera, raw, pool_size, camera_size, camera_fps, paced=paced)
+    except BaseException:
+        outputs.close()
+        raise
+    try:
+        face_detector = _open_detector(detector, min_face or max(24, frames.info.height // 9), frames.info, console)
+        runner, why = _open(engine, backend, precision, engine_threads, console)
+        with runner:
             manifest = runner.manifest
-            sinks = _sinks(shown, save, jsonl, csv, frames.info, manifest.model.labels)
-            if not shown and console.is_terminal:
-                from edge_fer.cli.status import StatusSink
-
-                sinks.append(StatusSink(console))
+            sinks, tell = outputs.open(frames, manifest)
             size = f"{frames.info.width}x{frames.info.height}"
             rate = f" at {frames.info.fps:.0f} fps" if frames.info.fps else ""
             console.print(
@@ -98,18 +133,31 @@ def run(
                 f"detector {face_detector.name}",
                 highlight=False,
             )
-            pipeline = Pipeline(frames, face_detector, runner, sinks, detect_every=detect_every, smooth=smooth)
+            pipeline = Pipeline(frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, on_state=tell)
+            outputs.start(pipeline, frames, manifest, detector=face_detector.name, threads=engine_threads)
             previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             for number in previous:
                 # The first signal ends the loop and finishes the files; the second one is not caught any more.
                 signal.signal(number, _ender(pipeline.stop))
             try:
                 pipeline.run(max_frames=max_frames)
+            except EdgeFerError as error:
+                failure = error
             finally:
                 for number, handler in previous.items():
                     signal.signal(number, handler)
-        finally:
-            frames.close()
+    finally:
+        frames.close()
+        if (close := getattr(face_detector, "close", None)) is not None:
+            close()
+        outputs.close()
+    unwritten: EdgeFerError | None = None
+    try:
+        outputs.report(pipeline, frames, manifest, failure)
+    except EdgeFerError as error:
+        unwritten = error
+    if failure is not None:
+        raise failure
     from edge_fer.cli.run_summary import print_summary, summary_record
 
     if as_json:
@@ -117,7 +165,18 @@ def run(
 
         typer.echo(json.dumps(summary_record(pipeline, manifest, frames.info), indent=2))
     else:
-        print_summary(console, pipeline, manifest.model.labels)
+        print_summary(console, pipeline, manifest.classifier.labels)
+    if unwritten is not None:
+        raise unwritten
+
+
+def _interval(text: str) -> int | None:
+    """``--detect-every``: ``None`` for auto."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--detect-every is auto or a number from 1, not {text!r}.", fix="--detect-every auto")
+    return int(text)
 
 
 def _ender(stop: Callable[[], None]) -> Callable[[int, object], None]:
@@ -145,34 +204,39 @@ def _open(engine: str | None, backend: str, precision: str, threads: int, consol
         )
 
 
-def _source(camera: int | None, source: str | None, demo: bool, pool_size: int, shown: bool) -> FrameSource:
-    if camera is not None:
-        from edge_fer.runtime.sources.camera import open_camera
+def _open_detector(text: str, min_face: int, info: SourceInfo, console: Console) -> FaceDetector:
+    """The detector, on one thread: while it searches one frame, the engine's threads label the one before."""
+    from edge_fer.backends.face_detector import open_face_detector
 
-        return open_camera(camera, pool_size=pool_size)
+    with console.status("Opening the face detector …") as status:
+        opened = open_face_detector(
+            text, min_face_px=min_face, threads=1, on_step=lambda step: status.update(f"{step} …")
+        )
+        if (warm_up := getattr(opened, "warm_up", None)) is not None:
+            # Builds its engines for this size of frame now, not while a camera waits.
+            warm_up(info.height, info.width)
+        return opened
+
+
+def _source(
+    source: str | None,
+    camera: int | None,
+    raw: str | None,
+    pool_size: int,
+    camera_size: str,
+    camera_fps: float,
+    *,
+    paced: bool,
+) -> FrameSource:
+    if camera is not None:
+        from edge_fer.runtime.sources.camera import open_camera, parse_size
+
+        return open_camera(camera, pool_size=pool_size, size=parse_size(camera_size), fps=camera_fps)
+    if raw is not None:
+        from edge_fer.runtime.sources.raw_stdin import RawStdin, parse_raw
+
+        return RawStdin(parse_raw(raw), pool_size=pool_size)
+    assert source is not None
     from edge_fer.runtime.sources.choose import open_source
 
-    return open_source(str(DEMO) if demo or source is None else source, pool_size=pool_size, paced=shown)
-
-
-def _sinks(
-    shown: bool, save: Path | None, jsonl: Path | None, csv: Path | None, info: SourceInfo, labels: tuple[str, ...]
-) -> list[Sink]:
-    sinks: list[Sink] = []
-    if shown:
-        from edge_fer.runtime.sinks.window import WindowSink
-
-        sinks.append(WindowSink())
-    if save is not None:
-        from edge_fer.runtime.sinks.video import VideoSink
-
-        sinks.append(VideoSink(save, info.fps, keep_time=info.live))
-    if jsonl is not None:
-        from edge_fer.runtime.sinks.jsonl import JsonlSink
-
-        sinks.append(JsonlSink(jsonl))
-    if csv is not None:
-        from edge_fer.runtime.sinks.table import CsvSink
-
-        sinks.append(CsvSink(csv, labels))
-    return sinks
+    return open_source(source, pool_size=pool_size, paced=paced)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 MEANING = {
     "wait": "for the next frame",
-    "detect": "find faces",
+    "detect": "search the whole picture",
+    "follow": "search around the last boxes",
     "crop": "crop, resize, normalise",
     "infer": "the network",
     "track": "softmax, smoothing",
@@ -28,9 +29,22 @@ def _times(value: Percentiles | None) -> dict[str, float]:
     return {"mean": value.mean, "p50": value.p50, "p90": value.p90, "p99": value.p99, "max": value.maximum}
 
 
+def overall_scores(pipeline: Pipeline, labels: tuple[str, ...]) -> dict[str, float]:
+    """The scores of every face in every frame, averaged, the highest first; empty when there was no face.
+
+    This average is what Santhapalli et al. take as the emotion of a whole video. They are the network's own scores,
+    without the smoothing that steadies the labels.
+    """
+    tracker = pipeline.tracker
+    if not tracker.faces:
+        return {}
+    mean = tracker.score_sum / tracker.faces
+    return {labels[i]: float(mean[i]) for i in mean.argsort()[::-1]}
+
+
 def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInfo) -> dict[str, Any]:
     """The summary as plain values; times in milliseconds."""
-    stats = pipeline.stats
+    stats, overall = pipeline.stats, overall_scores(pipeline, manifest.classifier.labels)
     return {
         "model": manifest.model.name,
         "backend": manifest.backend,
@@ -41,6 +55,10 @@ def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInf
         "faces": stats.faces,
         "detections": stats.detections,
         "dropped": stats.dropped,
+        "failed": stats.failed,
+        "retries": stats.retries,
+        "detect_interval": pipeline.detect_interval,
+        "label_changes_per_minute": pipeline.tracker.flicker_per_minute(),
         "seconds": stats.seconds,
         "fps": stats.fps,
         "cpu_ms_per_frame": 1e3 * stats.cpu_seconds / stats.frames if stats.frames else None,
@@ -48,15 +66,16 @@ def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInf
         "age_ms": _times(stats.age.percentiles()),
         "stages_ms": {name: _times(reservoir.percentiles()) for name, reservoir in stats.stages.items()},
         "sinks": [{"name": r.sink.name, "written": r.written, "dropped": r.dropped} for r in pipeline.runners],
+        "overall": {"label": next(iter(overall)), "faces": stats.faces, "mean_scores": overall} if overall else None,
         "tracks": [
             {
                 "track": track.track,
                 "frames": track.frames,
-                "label": manifest.model.labels[int(track.score_sum.argmax())],
+                "label": manifest.classifier.labels[int(track.score_sum.argmax())],
                 "label_changes": track.changes,
                 "mean_scores": {
                     name: float(total) / track.frames
-                    for name, total in zip(manifest.model.labels, track.score_sum, strict=True)
+                    for name, total in zip(manifest.classifier.labels, track.score_sum, strict=True)
                 },
             }
             for track in pipeline.tracker.all_tracks()
@@ -84,11 +103,25 @@ def print_summary(console: Console, pipeline: Pipeline, labels: tuple[str, ...])
         f"{stats.frames_with_faces} of {stats.frames} frames.",
         highlight=False,
     )
+    if stats.failed or stats.retries:
+        console.print(
+            f"{stats.failed} frames failed in detector or engine; {stats.retries} attempts were repeated.",
+            highlight=False,
+        )
+    if (flicker := pipeline.tracker.flicker_per_minute()) is not None:
+        console.print(
+            f"The whole picture was searched {stats.detections} times; labels changed {flicker:.1f} times a minute of "
+            "each face.",
+            highlight=False,
+        )
     for runner in pipeline.runners:
         if runner.dropped:
             console.print(
                 f"{runner.sink.name}: {runner.dropped} results skipped, {runner.written} shown.", highlight=False
             )
+    if overall := overall_scores(pipeline, labels):
+        listed = ", ".join(f"{name} {score:.0%}" for name, score in list(overall.items())[:3])
+        console.print(f"overall: {listed} (mean scores of all faces in all frames)", highlight=False)
     tracks = pipeline.tracker.all_tracks()
     for track in sorted(tracks, key=lambda t: -t.frames)[:5]:
         mean = track.score_sum / track.frames

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from edge_fer.runtime.results import FrameResult
 
-INTERVAL_S = 0.2
+INTERVAL_S, STATE_S = 0.2, 1.0
 
 
 class StatusSink:
@@ -22,6 +22,12 @@ class StatusSink:
         self._status = console.status("waiting for the first frame")
         self._status.start()
         self._next = 0.0
+
+    def tell(self, state: str) -> None:
+        """Something broke and is tried again, in words; "" when it works again. Called from the loop's threads."""
+        self._status.update(f"[yellow]{state or 'working again'}[/]")
+        # Stays readable while frames still come.
+        self._next = time.perf_counter() + STATE_S
 
     def write(self, result: FrameResult) -> None:
         now = time.perf_counter()

@@ -22,8 +22,24 @@ COLOURS_BGR: dict[str, tuple[int, int, int]] = {
 }
 
 
+def colour_of_label(label: str) -> tuple[int, int, int]:
+    """The class's colour, BGR, the same wherever it is shown; one for all classes that are not ours."""
+    return COLOURS_BGR.get(label, (90, 220, 90))
+
+
 def colour_of(face: FaceResult) -> tuple[int, int, int]:
-    return GREY if face.uncertain else COLOURS_BGR.get(face.label, (90, 220, 90))
+    return GREY if face.uncertain else colour_of_label(face.label)
+
+
+def annotated(result: FrameResult) -> NDArray[np.uint8]:
+    """The frame's own picture with the results drawn on it: uint8 (H, W, 3), valid as long as the frame is held.
+
+    Whichever sink asks first draws; all get the same pixels, and nobody copies. The loop has read the frame to its end
+    before a sink sees it, so that drawing in place disturbs nobody; sinks must not write to it.
+    """
+    image = result.frame.image_bgr
+    result.drawn(lambda: annotate(image, result))
+    return image
 
 
 def annotate(image_bgr: NDArray[np.uint8], result: FrameResult) -> None:
@@ -72,7 +88,7 @@ def _draw_face(image: NDArray[np.uint8], face: FaceResult, labels: tuple[str, ..
         score, letters = float(face.scores[index]), round(74 * unit)
         bar = (x + letters, base - round(14 * unit))
         end = (bar[0] + round(score * (wide - letters - 6 * unit)), base - round(5 * unit))
-        cv2.rectangle(image, bar, end, COLOURS_BGR.get(label, (90, 220, 90)), cv2.FILLED)
+        cv2.rectangle(image, bar, end, colour_of_label(label), cv2.FILLED)
         at = (x + round(6 * unit), base - round(5 * unit))
         cv2.putText(image, label, at, FONT, 0.42 * unit, WHITE, max(1, round(unit)), cv2.LINE_AA)
     footer = f"#{face.track}"

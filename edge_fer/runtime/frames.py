@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -92,7 +93,18 @@ class Mailbox:
             return frame
 
     def close(self) -> None:
+        """Nothing more comes; a frame that waits can still be fetched."""
         with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def discard(self) -> None:
+        """Nobody fetches any more: a frame that waits is dropped, and counted."""
+        with self._condition:
+            if self._frame is not None:
+                self._frame.release()
+                self._frame = None
+                self.dropped += 1
             self._closed = True
             self._condition.notify_all()
 
@@ -143,3 +155,10 @@ class FrameSource(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ReportsState(Protocol):
+    """A source that can be away for a while and says so: in words when it is lost, "" when it is back."""
+
+    on_state: Callable[[str], None]

@@ -1,9 +1,10 @@
-"""The loop: source | detect, crop, infer, track | sinks. Each side of a bar is a thread of its own.
+"""The loop: source | find faces, crop | infer, smooth | sinks. Each side of a bar is a thread of its own.
 
-The decoder works ahead (files) or keeps the newest frame only (live sources). The middle runs in the caller's thread,
-or in one of its own when a sink needs the caller's: a window belongs to the main thread. Every other sink has a queue
-and a thread, so that a slow disk or window never holds up the loop of a live source. Only lossless sinks of a source
-that never drops make the loop wait: there nothing is late or lost.
+The decoder works ahead (files) or keeps the newest frame only (live sources). The finder fills one slot of the engine
+while the labeller has the other one computed: the slots are also what bounds the work between them, so that at most two
+frames are on their way. The labeller runs in the caller's thread, or in one of its own when a sink needs the caller's:
+a window belongs to the main thread. Every other sink has a queue and a thread. Only lossless sinks of a source that
+never drops make the loop wait: there nothing is late or lost.
 """
 
 from __future__ import annotations
@@ -12,140 +13,51 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_fer.core.engine import INPUT, OUTPUT, Engine
+from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
 from edge_fer.core.errors import EdgeFerError
+from edge_fer.runtime.backoff import Backoff
+from edge_fer.runtime.detection_schedule import DetectionSchedule
 from edge_fer.runtime.detectors.base import FaceDetector
-from edge_fer.runtime.frames import FrameSource
+from edge_fer.runtime.face_finder import FaceFinder
+from edge_fer.runtime.frames import Frame, FrameSource, ReportsState
 from edge_fer.runtime.postprocess import softmax_into
 from edge_fer.runtime.preprocess import FaceCropper
+from edge_fer.runtime.region_search import Follower, open_follower
 from edge_fer.runtime.results import FaceResult, FrameResult, Sink, StopRun
-from edge_fer.runtime.timing import Reservoir
+from edge_fer.runtime.sink_runner import QUEUE, SinkRunner
+from edge_fer.runtime.timing import Average, Reservoir
 from edge_fer.runtime.tracking import Track, Tracker
 
-QUEUE = 3
-"""Results that may wait before a sink."""
 READ_TIMEOUT_S = 10.0
-SINK_TIMEOUT_S = 30.0
-"""A lossless sink that takes longer for one result hangs, and ends the run instead of stopping it for ever."""
-SERVE_S = 0.02
-STAGES = ("wait", "detect", "crop", "infer", "track")
-
-
-class SinkRunner:
-    """Runs one sink in a thread and counts what it missed."""
-
-    def __init__(self, sink: Sink, *, may_drop: bool) -> None:
-        self.sink, self.dropped, self.written = sink, 0, 0
-        self.finish_timeout_s, self.write_timeout_s = 10.0, SINK_TIMEOUT_S
-        self._error: list[BaseException] = []
-        self._may_drop, self._complete = may_drop, True
-        self._queue: queue.Queue[FrameResult | None] = queue.Queue(QUEUE)
-        self.on_caller = bool(getattr(sink, "on_caller", False))
-        self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
-        if not self.on_caller:
-            self._thread.start()
-
-    def failure(self) -> BaseException | None:
-        """The first thing that went wrong in the sink's thread."""
-        return self._error[0] if self._error else None
-
-    def _run(self) -> None:
-        while (result := self._queue.get()) is not None:
-            self._take(result)
-        self._close()
-
-    def _take(self, result: FrameResult) -> None:
-        if self.failure() is None:
-            try:
-                self.sink.write(result)
-                self.written += 1
-            except BaseException as error:  # handed to the loop, which raises it
-                self._error.append(error)
-        result.frame.release()
-
-    def serve(self) -> None:
-        """In the caller's thread: write what waits; otherwise let the sink idle for a moment."""
-        try:
-            result = self._queue.get(timeout=SERVE_S)
-        except queue.Empty:
-            if self.failure() is None:
-                try:
-                    self.sink.idle()  # type: ignore[attr-defined]
-                except BaseException as error:
-                    self._error.append(error)
-            return
-        if result is not None:
-            self._take(result)
-
-    def _close(self) -> None:
-        try:
-            # In the thread that wrote, because a window belongs to the thread that opened it.
-            self.sink.close(complete=self._complete and self.failure() is None)
-        except BaseException as error:
-            self._error.append(error)
-
-    def _raise_failure(self) -> None:
-        if (error := self.failure()) is not None:
-            raise error
-
-    def offer(self, result: FrameResult) -> None:
-        """Queue a result; when the queue is full, drop it or wait for room."""
-        self._raise_failure()
-        result.frame.retain()
-        end = time.perf_counter() + self.write_timeout_s
-        while True:
-            try:
-                self._queue.put(result, block=not self._may_drop, timeout=0.2)
-                return
-            except queue.Full:
-                if self._may_drop:
-                    result.frame.release()
-                    self.dropped += 1
-                    return
-                if self.failure() is not None:
-                    result.frame.release()
-                    self._raise_failure()
-                if time.perf_counter() > end:
-                    result.frame.release()
-                    raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.") from None
-
-    def finish(self, *, complete: bool) -> None:
-        """Let the queue run empty, then close the sink. A sink that hangs is left behind after the time-out.
-
-        Raises:
-            EdgeFerError: it hangs, or it failed.
-        """
-        end = time.perf_counter() + self.finish_timeout_s
-        self._complete = complete
-        if self.on_caller:
-            while not self._queue.empty():
-                self.serve()
-            self._close()
-            if not isinstance(self.failure(), StopRun):
-                self._raise_failure()
-            return
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=self.finish_timeout_s)
-        self._thread.join(max(0.0, end - time.perf_counter()))
-        if self._thread.is_alive():
-            raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.")
-        if not isinstance(self.failure(), StopRun):
-            self._raise_failure()
+STAGES = ("wait", "detect", "follow", "crop", "infer", "track")
+IN_THE_MIDDLE = 2
+"""Frames between source and sinks: one is searched for faces, one is labelled."""
+POLL_S = 0.2
+BREAKS = (EdgeFerError, RuntimeError, cv2.error)
+"""What a detector or an engine may throw at one frame and work again at the next; everything else is a bug of ours."""
 
 
 @dataclass
 class LoopStats:
-    """Counts and times of one run. ``frames`` were labelled; every frame of the source is labelled or dropped."""
+    """Counts and times of one run.
+
+    Every frame of the source is counted once: ``frames`` were labelled, ``dropped`` came too late, for ``failed`` the
+    detector or the engine broke. ``retries``: attempts that were repeated on the frame of a source that can wait.
+    """
 
     frames: int = 0
     frames_with_faces: int = 0
     faces: int = 0
     dropped: int = 0
+    failed: int = 0
+    retries: int = 0
     detections: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -158,12 +70,30 @@ class LoopStats:
         return self.frames / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A frame on its way from finder to labeller, with the slot whose first rows hold its faces.
+
+    ``boxes`` are those of this frame: the tracks' own move on while it is labelled. ``tracks`` is ``None`` when the
+    detector broke.
+    """
+
+    frame: Frame
+    slot: Slot
+    tracks: list[Track] | None
+    boxes: list[NDArray[np.float32]]
+
+
 class Pipeline:
     """Wires the parts together; they stay the caller's to close, except the sinks, which ``run`` finishes.
 
     Args:
-        detect_every: run the detector on every n-th frame only; between, boxes stay where they were.
+        detect_every: search the whole picture on every n-th frame, and around the last boxes in between; ``None``
+            chooses n while running (see :class:`DetectionSchedule`).
         smooth: see :class:`Tracker`.
+        follower: what carries faces between detections; default: see :func:`open_follower`.
+        on_state: told in words when something breaks and tries again, and "" when all is well again. Called from the
+            loop's threads.
     """
 
     def __init__(
@@ -173,39 +103,82 @@ class Pipeline:
         engine: Engine,
         sinks: Sequence[Sink],
         *,
-        detect_every: int = 1,
+        detect_every: int | None = None,
         smooth: float = 0.6,
+        follower: Follower | None = None,
+        on_state: Callable[[str], None] = lambda _state: None,
     ) -> None:
-        if detect_every < 1:
-            raise ValueError("detect_every must be at least 1")
         self._source, self._detector, self._engine = source, detector, engine
-        self._detect_every = detect_every
-        model = engine.manifest.model
+        self._on_state, self._live = on_state, source.info.live
+        if isinstance(source, ReportsState):
+            source.on_state = on_state
+        model = engine.manifest.classifier
         self._labels = model.labels
-        self._slot = engine.slots[0]
-        self._cropper = FaceCropper(model.preprocess)
+        self._cropper, self._rest_cropper = FaceCropper(model.preprocess), FaceCropper(model.preprocess)
         self._scores = np.zeros((engine.manifest.max_batch, len(model.labels)), np.float32)
         self.tracker = Tracker(len(model.labels), smooth=smooth)
-        live = source.info.live
-        self.runners = [SinkRunner(sink, may_drop=live or not sink.lossless) for sink in sinks]
         self.stats = LoopStats()
-        self._stop = threading.Event()
+        self._finder = FaceFinder(
+            detector,
+            self.tracker,
+            follower or open_follower(detector),
+            DetectionSchedule(1 if detector.whole_frame else detect_every, live=self._live),
+            continuous=source.info.continuous,
+            detect_ms=self.stats.stages["detect"],
+            follow_ms=self.stats.stages["follow"],
+        )
+        self.runners = [SinkRunner(sink, may_drop=self._live or not sink.lossless) for sink in sinks]
+        # A flag, not an event: a signal handler must not wait for a lock that its own thread may hold.
+        self._stopping = False
+        self._taken = self._unlabelled = self._failed_in_finder = self._failed_in_labeller = 0
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in engine.slots[:IN_THE_MIDDLE]:
+            self._free.put(slot)
+        self._ready: queue.SimpleQueue[_Found | BaseException | None] = queue.SimpleQueue()
+        self._find_s, self._infer_s = Average(), Average()
+        self._infer_began = 0.0
+        self._detecting = Backoff("Face detection", fix="Try another one with --detector.")
+        self._inferring = Backoff("Inference", fix="Try another --backend or --precision.")
 
     @staticmethod
     def frames_held(sinks: int) -> int:
         """Frames that a pipeline with so many sinks can hold at once, for sizing the source's pool."""
-        return 1 + sinks * (QUEUE + 1)
+        return IN_THE_MIDDLE + sinks * (QUEUE + 1)
+
+    @property
+    def detect_interval(self) -> int:
+        """Frames from one full detection to the next, as things are now."""
+        return self._finder.schedule.interval
+
+    @property
+    def read(self) -> int:
+        """Frames that arrived so far. Never fewer than labelled, dropped and failed ones together, and as many after
+        the run; so are the counts below, which ``stats`` takes over at the end."""
+        return self._taken + self._source.dropped
+
+    @property
+    def dropped(self) -> int:
+        return self._source.dropped + self._unlabelled
+
+    @property
+    def failed(self) -> int:
+        return self._failed_in_finder + self._failed_in_labeller
+
+    @property
+    def detections(self) -> int:
+        return self._finder.detections
 
     def stop(self) -> None:
-        """End after the current frame. May be called from a signal handler or another thread."""
-        self._stop.set()
+        """End after the frames that are on their way. May be called from a signal handler or another thread."""
+        self._stopping = True
         self._source.interrupt()
 
     def run(self, *, max_frames: int | None = None) -> LoopStats:
         """Process frames until the source ends, ``max_frames`` are done, or ``stop`` is called; then finish the sinks.
 
         Raises:
-            EdgeFerError: the source, the engine or a sink failed. The sinks are finished first: files are whole.
+            EdgeFerError: the source, the detector, the engine or a sink failed for good. The sinks are finished first:
+                files are whole.
         """
         stats = self.stats
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -213,7 +186,7 @@ class Pipeline:
 
         def loop() -> None:
             try:
-                self._loop(began, max_frames)
+                self._label_all(began, max_frames)
             except StopRun:
                 pass
             except BaseException as error:
@@ -221,7 +194,7 @@ class Pipeline:
 
         served = [runner for runner in self.runners if runner.on_caller]
         if served:
-            middle = threading.Thread(target=loop, name="loop", daemon=True)
+            middle = threading.Thread(target=loop, name="label", daemon=True)
             middle.start()
             while middle.is_alive():
                 for runner in served:
@@ -230,7 +203,7 @@ class Pipeline:
             loop()
         failure = failures[0] if failures else None
         stats.seconds = time.perf_counter() - began
-        stats.dropped = self._source.dropped
+        stats.dropped, stats.failed, stats.detections = self.dropped, self.failed, self.detections
         for runner in self.runners:
             try:
                 runner.finish(complete=failure is None)
@@ -241,81 +214,201 @@ class Pipeline:
             raise failure
         return stats
 
-    def _loop(self, began: float, max_frames: int | None) -> None:
-        stats, previous = self.stats, time.perf_counter()
-        fps = 0.0
-        while not self._stop.is_set() and (max_frames is None or stats.frames < max_frames):
-            started = time.perf_counter()
-            frame = self._source.read(READ_TIMEOUT_S)
-            if frame is None:
-                break
-            stats.stages["wait"].add(1e3 * (time.perf_counter() - started))
+    # The finder's thread.
+
+    def _find_all(self, max_frames: int | None) -> None:
+        end: BaseException | None = None
+        try:
+            while not self._stopping and (max_frames is None or self._taken < max_frames):
+                try:
+                    slot = self._free.get(timeout=POLL_S)
+                except queue.Empty:
+                    continue
+                self._await_turn()
+                began = time.perf_counter()
+                if (frame := self._source.read(READ_TIMEOUT_S)) is None:
+                    break
+                self.stats.stages["wait"].add(1e3 * (time.perf_counter() - began))
+                self._taken += 1
+                try:
+                    found = self._find(frame, slot)
+                except BaseException:
+                    self._failed_in_finder += 1
+                    frame.release()
+                    raise
+                self._ready.put(found)
+        except BaseException as error:  # handed to the labeller, which raises it after the frames before
+            end = error
+        self._ready.put(end)
+
+    def _await_turn(self) -> None:
+        """Fetch a live frame no sooner than it can be labelled as soon as its faces are found.
+
+        Fetched sooner it would wait for the engine and grow old; a newer one is there by then.
+        """
+        if self._live and (began := self._infer_began):
+            early_s = began + self._infer_s.value - self._find_s.value - time.perf_counter()
+            if early_s > 0:
+                time.sleep(min(early_s, POLL_S))
+
+    def _find(self, frame: Frame, slot: Slot) -> _Found:
+        began = time.perf_counter()
+        self._finder.schedule.dropped(self._source.dropped)
+        while True:
+            if not self._may_try(self._detecting):
+                return _Found(frame, slot, None, [])
             try:
-                faces = self._label(frame.image_bgr)
-                now = time.perf_counter()
-                age_ms = (time.perf_counter_ns() - frame.captured_ns) / 1e6
-                stats.age.add(age_ms)
-                stats.frames += 1
-                stats.faces += len(faces)
-                stats.frames_with_faces += bool(faces)
-                if faces and stats.first_label_ms is None:
-                    stats.first_label_ms = 1e3 * (now - began)
-                rate = 1.0 / max(now - previous, 1e-6)
-                fps, previous = (0.9 * fps + 0.1 * rate if fps else rate), now
-                result = FrameResult(frame, faces, self._labels, age_ms, fps)
-                for runner in self.runners:
-                    runner.offer(result)
+                tracks = self._finder.find(frame)
+                break
+            except BREAKS as error:
+                self._broke(self._detecting, error)
+                if self._live:
+                    return _Found(frame, slot, None, [])
+        self._works(self._detecting)
+        boxes = [track.box_xyxy for track in tracks]
+        if boxes:
+            crop_began = time.perf_counter()
+            self._crop(self._cropper, frame.image_bgr, boxes[: self._engine.manifest.max_batch], slot)
+            now = time.perf_counter()
+            self.stats.stages["crop"].add(1e3 * (now - crop_began))
+            self._find_s.add(now - began)
+        return _Found(frame, slot, list(tracks), boxes)
+
+    # The labeller's thread.
+
+    def _label_all(self, began: float, max_frames: int | None) -> None:
+        stats, previous, fps = self.stats, time.perf_counter(), 0.0
+        finder = threading.Thread(target=self._find_all, args=(max_frames,), name="find", daemon=True)
+        finder.start()
+        try:
+            while (found := self._next()) is not None:
+                try:
+                    try:
+                        faces = self._label(found)
+                    except BaseException:
+                        self._failed_in_labeller += 1
+                        raise
+                    self._free.put(found.slot)
+                    if faces is None:
+                        self._failed_in_labeller += 1
+                        continue
+                    now = time.perf_counter()
+                    age_ms = (time.perf_counter_ns() - found.frame.captured_ns) / 1e6
+                    stats.age.add(age_ms)
+                    stats.frames += 1
+                    stats.faces += len(faces)
+                    stats.frames_with_faces += bool(faces)
+                    if faces and stats.first_label_ms is None:
+                        stats.first_label_ms = 1e3 * (now - began)
+                    rate = 1.0 / max(now - previous, 1e-6)
+                    fps, previous = (0.9 * fps + 0.1 * rate if fps else rate), now
+                    result = FrameResult(found.frame, faces, self._labels, age_ms, fps)
+                    for runner in self.runners:
+                        runner.offer(result)
+                finally:
+                    found.frame.release()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            self._end_finder(finder)
+
+    def _next(self) -> _Found | None:
+        """The next found frame, ``None`` at the end. Never blocks for long: a signal must be heard on every system."""
+        while True:
+            try:
+                item = self._ready.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    def _end_finder(self, finder: threading.Thread) -> None:
+        """Wait for the finder; frames that it has found and nobody will label count as dropped."""
+        end = time.perf_counter() + READ_TIMEOUT_S
+        while finder.is_alive() and time.perf_counter() < end:
+            finder.join(POLL_S)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if isinstance(item := self._ready.get_nowait(), _Found):
+                    item.frame.release()
+                    self._unlabelled += 1
+
+    def _label(self, found: _Found) -> tuple[FaceResult, ...] | None:
+        """Results of a frame's faces; ``None`` when detector or engine failed on it."""
+        if not found.tracks:
+            return None if found.tracks is None else ()
+        while True:
+            if not self._may_try(self._inferring):
+                return None
+            try:
+                results = self._infer(found, found.tracks)
+            except BREAKS as error:
+                self._broke(self._inferring, error)
+                if self._live:
+                    return None
+                continue
             finally:
-                frame.release()
+                self._infer_began = 0.0
+            self._works(self._inferring)
+            return results
 
-    def _label(self, image_bgr: np.ndarray) -> tuple[FaceResult, ...]:
-        stats, clock = self.stats, time.perf_counter
-        t0 = clock()
-        if not self._source.info.continuous:
-            self.tracker.forget()
-        if stats.frames % self._detect_every == 0 or not self.tracker.tracks:
-            tracks = self.tracker.associate(self._detector.detect(image_bgr))
-            stats.detections += 1
-        else:
-            tracks = [track for track in self.tracker.tracks if track.missed == 0]
-        t1 = clock()
-        if not tracks:
-            stats.stages["detect"].add(1e3 * (t1 - t0))
-            return ()
-        crop_s = infer_s = track_s = 0.0
-        step = self._engine.manifest.max_batch
+    def _infer(self, found: _Found, tracks: list[Track]) -> tuple[FaceResult, ...]:
+        infer_s = track_s = 0.0
+        step, results = self._engine.manifest.max_batch, []
         for first in range(0, len(tracks), step):
-            part = tracks[first : first + step]
-            began = clock()
-            self._crop(image_bgr, part)
-            cropped = clock()
-            self._engine.submit(self._slot, len(part))
-            self._engine.wait(self._slot)
-            inferred = clock()
+            part, boxes = tracks[first : first + step], found.boxes[first : first + step]
+            began = time.perf_counter()
+            if first:  # more faces than a slot holds: the finder has filled it with the first ones
+                self._crop(self._rest_cropper, found.frame.image_bgr, boxes, found.slot)
+            self._infer_began = self._infer_began or began
+            self._engine.submit(found.slot, len(part))
+            self._engine.wait(found.slot)
+            inferred = time.perf_counter()
             scores = self._scores[: len(part)]
-            softmax_into(scores, self._slot.outputs[OUTPUT][: len(part)])
-            for row, track in enumerate(part):
-                self.tracker.update(track, scores[row])
-            crop_s, infer_s, track_s = (
-                crop_s + cropped - began,
-                infer_s + inferred - cropped,
-                track_s + clock() - inferred,
-            )
-        for stage, seconds in zip(STAGES[1:], (t1 - t0, crop_s, infer_s, track_s), strict=True):
-            stats.stages[stage].add(1e3 * seconds)
-        return tuple(self._result(track) for track in tracks)
+            softmax_into(scores, found.slot.outputs[OUTPUT][: len(part)])
+            for track, box, row in zip(part, boxes, scores, strict=True):
+                self.tracker.update(track, row, found.frame.time_ms)
+                results.append(self._result(track, box))
+            infer_s, track_s = infer_s + inferred - began, track_s + time.perf_counter() - inferred
+        self._infer_s.add(infer_s)
+        self.stats.stages["infer"].add(1e3 * infer_s)
+        self.stats.stages["track"].add(1e3 * track_s)
+        return tuple(results)
 
-    def _crop(self, image_bgr: np.ndarray, tracks: Sequence[Track]) -> None:
+    # What both threads share.
+
+    def _crop(
+        self, cropper: FaceCropper, image_bgr: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]], slot: Slot
+    ) -> None:
         """Fill the slot's first rows."""
-        rows = self._slot.inputs[INPUT]
-        for row, track in enumerate(tracks):
+        for row, box in zip(slot.inputs[INPUT], boxes, strict=False):
             if self._detector.whole_frame:
-                self._cropper.whole_into(rows[row], image_bgr)
+                cropper.whole_into(row, image_bgr)
             else:
-                self._cropper.crop_into(rows[row], image_bgr, track.box_xyxy)
+                cropper.crop_into(row, image_bgr, box)
 
-    def _result(self, track: Track) -> FaceResult:
-        left, top, right, bottom = (float(value) for value in track.box_xyxy)
+    def _result(self, track: Track, box: NDArray[np.float32]) -> FaceResult:
+        left, top, right, bottom = (float(value) for value in box)
         return FaceResult(
             track.track, (left, top, right, bottom), self._labels[track.label], track.uncertain, track.scores.copy()
         )
+
+    def _may_try(self, part: Backoff) -> bool:
+        """Whether a part that failed may be tried again on this frame: a file waits for it, a camera goes on."""
+        while part.wait_s > 0:
+            if self._live or self._stopping:
+                return False
+            time.sleep(min(part.wait_s, POLL_S))
+        return True
+
+    def _broke(self, part: Backoff, error: Exception) -> None:
+        self._on_state(part.failed(error))
+        if not self._live:
+            self.stats.retries += 1
+
+    def _works(self, part: Backoff) -> None:
+        if part.failing:
+            part.succeeded()
+            self._on_state("")

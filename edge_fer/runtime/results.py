@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -30,15 +32,39 @@ class FaceResult:
     scores: NDArray[np.float32]
 
 
+class Once:
+    """Work that several threads need and one of them does; the others wait for it."""
+
+    __slots__ = ("_done", "_lock")
+
+    def __init__(self) -> None:
+        self._lock, self._done = threading.Lock(), False
+
+    def __call__(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._done:
+                work()
+                self._done = True
+
+
 @dataclass(frozen=True)
 class FrameResult:
-    """One processed frame. ``age_ms``: from the picture being complete in memory to its labels being known."""
+    """One processed frame, which several sinks share.
+
+    Attributes:
+        frame: its picture is drawn on by the first sink that shows it (``annotate.annotated``): a sink that wants the
+            pixels as they were taken cannot be served beside one that shows them.
+        age_ms: from the picture being complete in memory to its labels being known.
+        fps: the loop's rate, averaged over about ten frames.
+        drawn: see ``annotate.annotated``.
+    """
 
     frame: Frame
     faces: tuple[FaceResult, ...]
     labels: tuple[str, ...]
     age_ms: float
     fps: float
+    drawn: Once = field(default_factory=Once, repr=False, compare=False)
 
 
 @runtime_checkable

@@ -28,7 +28,10 @@ class Track:
         label: index of the shown class.
         uncertain: the shown class has less than the threshold.
         missed: detections in a row that did not find it.
+        detections: detections that found it.
+        frames: how often it was classified.
         changes: how often the shown label changed, for the flicker rate.
+        first_ms, last_ms: when it was classified first and last, in the source's time.
     """
 
     track: int
@@ -37,8 +40,11 @@ class Track:
     label: int = -1
     uncertain: bool = True
     missed: int = 0
+    detections: int = 0
     frames: int = 0
     changes: int = 0
+    first_ms: float = 0.0
+    last_ms: float = 0.0
     score_sum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
@@ -61,8 +67,11 @@ class Tracker:
         self.score_sum = np.zeros(classes)
         self.faces = 0
 
-    def associate(self, faces: Faces) -> list[Track]:
-        """Assign every detected face to a track, old or new; the result is in the faces' order."""
+    def associate(self, faces: Faces, *, settle: float = 1.0) -> list[Track]:
+        """Assign every detected face to a track, old or new; the result is in the faces' order.
+
+        ``settle``: how far a known face's box goes from where it was to where it was detected, above 0 to 1.
+        """
         assigned: list[Track | None] = [None] * len(faces)
         overlaps = iou(faces.boxes_xyxy, np.array([t.box_xyxy for t in self.tracks], np.float32).reshape(-1, 4))
         free = np.ones(len(self.tracks), bool)
@@ -76,9 +85,11 @@ class Tracker:
             track.missed += int(unmatched)
         result = []
         for face, found in enumerate(assigned):
-            track = found or self._new()
-            track.box_xyxy = np.array(faces.boxes_xyxy[face], np.float32)
+            track, box = found or self._new(), faces.boxes_xyxy[face]
+            # Always an array of its own: a frame that is still being labelled keeps the box that it was given.
+            track.box_xyxy = np.array(track.box_xyxy * (1 - settle) + box * settle if found else box, np.float32)
             track.missed = 0
+            track.detections += 1
             result.append(track)
         self.finished.extend(t for t in self.tracks if t.missed > self._patience)
         self.tracks = [t for t in self.tracks if t.missed <= self._patience]
@@ -100,7 +111,7 @@ class Tracker:
         self.finished.extend(self.tracks)
         self.tracks = []
 
-    def update(self, track: Track, scores: NDArray[np.float32]) -> None:
+    def update(self, track: Track, scores: NDArray[np.float32], time_ms: float = 0.0) -> None:
         """Blend new softmax scores (classes,) into a track and decide its label.
 
         A rival replaces the shown label only when it leads by the hysteresis, so that two nearly equal classes do not
@@ -109,6 +120,8 @@ class Tracker:
         weight = self._smooth if track.frames else 0.0
         track.scores *= weight
         track.scores += (1 - weight) * scores
+        track.first_ms = track.first_ms if track.frames else time_ms
+        track.last_ms = time_ms
         track.frames += 1
         track.score_sum += scores
         self.score_sum += scores
@@ -123,3 +136,12 @@ class Tracker:
     def all_tracks(self) -> list[Track]:
         """Every face that was ever classified, in the order of appearance."""
         return sorted((t for t in (*self.finished, *self.tracks) if t.frames), key=lambda t: t.track)
+
+    def flicker_per_minute(self) -> float | None:
+        """How often a shown label changes in a minute of one face, over all faces; ``None`` below a second in sight.
+
+        Times are the source's own: a file that is read at ten times its rate does not flicker ten times as much.
+        """
+        tracks = self.all_tracks()
+        minutes = sum(track.last_ms - track.first_ms for track in tracks) / 60_000
+        return sum(track.changes for track in tracks) / minutes if minutes >= 1 / 60 else None

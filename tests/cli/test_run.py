@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
 import pytest
 
 from edge_fer.backends.registry import open_engine
+from edge_fer.cli.run import DEMO
 from edge_fer.core.bundle import Bundle
 
 FAST = ("--backend", "onnxruntime", "--precision", "int8", "--no-show")
@@ -74,9 +80,17 @@ def test_the_summary_as_json_accounts_for_every_frame() -> None:
     assert (record["frames"], record["dropped"]) == (20, 0)
     assert (record["backend"], record["precision"]) == ("onnxruntime", "int8")
     assert record["tracks"][0]["label"] == "happy"
-    assert set(record["stages_ms"]) == {"wait", "detect", "crop", "infer", "track"}
+    assert set(record["stages_ms"]) == {"wait", "detect", "follow", "crop", "infer", "track"}
+    assert record["detections"] < 20
+    assert record["failed"] == 0
     for stage in record["stages_ms"].values():
         assert stage["p50"] <= stage["p90"] <= stage["p99"] <= stage["max"]
+
+
+def test_a_missing_camera_is_told_before_an_engine_is_built(tmp_path: Path) -> None:
+    done = run("--camera", "97", "--no-show", EDGE_FER_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 3
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_folder_of_face_crops_needs_no_detector(tmp_path: Path) -> None:
@@ -126,6 +140,8 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
         (("--no-show",), 2, "--demo"),
         (("--demo", "--camera", "0"), 2, "Only one of"),
         (("--camera", "97", "--no-show"), 3, "camera 97 cannot be opened"),
+        (("--camera", "97", "--camera-size", "huge", "--no-show"), 2, "WIDTHxHEIGHT"),
+        (("--demo", "--no-show", "--detect-every", "0"), 2, "auto or a number"),
         (("--demo", "--no-show", "--detector", "retina"), 2, "Unknown detector"),
         (("--demo", "--no-show", "--detector", "yunet=missing.onnx"), 3, "missing.onnx"),
         (("--demo", *FAST, "--save", "out.avi"), 2, "MP4"),
@@ -133,6 +149,12 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
         (("--source", __file__, "--no-show"), 3, "not a video"),
         (("--demo", *FAST, "--jsonl", "same.txt", "--csv", "same.txt"), 2, "same file"),
         (("--demo", *FAST, "--jsonl", "."), 3, "is a folder"),
+        (("--demo", *FAST, "--summary", "no/such/folder/s.json"), 3, "s.json"),
+        (("--demo", *FAST, "--timeline", "scores.pdf"), 2, "PNG"),
+        (("--demo", *FAST, "--summary", "same.png", "--timeline", "same.png"), 2, "same file"),
+        (("--source", "-", *FAST), 2, "--raw"),
+        (("--demo", "--raw", "64x48:gray", *FAST), 2, "--source -"),
+        (("--source", "-", "--raw", "64x48:bgr99", *FAST), 2, "bgr99"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -205,5 +227,118 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
         assert done.returncode == 4, done.stderr
         assert "No space left" in done.stderr
         assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_summary_file_and_the_time_line_hold_the_whole_video(tmp_path: Path) -> None:
+    summary, picture = tmp_path / "summary.json", tmp_path / "scores.png"
+    done = run("--demo", *FAST, "--max-frames", "30", "--summary", str(summary), "--timeline", str(picture))
+    assert done.returncode == 0, done.stderr
+    record = json.loads(summary.read_text())
+    assert (record["complete"], record["error"], record["frames"]) == (True, None, 30)
+    assert record["overall"]["label"] == record["tracks"][0]["label"] == "happy"
+    assert sum(record["overall"]["mean_scores"].values()) == pytest.approx(1, abs=1e-4)
+    assert record["overall"]["faces"] == 30
+    image = cv2.imread(str(picture))
+    assert image is not None
+    assert "overall: happy" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json", "scores.png"}
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return bytes(answer.read())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_ends_a_run_at_once_while_browsers_look(tmp_path: Path) -> None:
+    summary = tmp_path / "summary.json"
+    arguments = ("--source", "-", "--raw", "160x120:bgr24@30", *FAST, "--detector", "none", "--web", "0")
+    process = subprocess.Popen(
+        command(*arguments, "--metrics", "0", "--summary", str(summary)),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=False,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    line = b""
+    while b"page: " not in line:
+        line = process.stdout.readline()
+        assert line, process.communicate()
+    page = line.split()[1].decode()
+    feeding = threading.Event()
+    feeding.set()
+
+    def feed(pipe: IO[bytes]) -> None:
+        with contextlib.suppress(OSError):
+            while feeding.is_set():
+                pipe.write(bytes(160 * 120 * 3))
+                pipe.flush()
+                time.sleep(0.02)
+
+    feeder = threading.Thread(target=feed, args=(process.stdin,), daemon=True)
+    feeder.start()
+    reading = urllib.request.urlopen(f"{page}scores", timeout=30)
+    stuck = socket.create_connection(("127.0.0.1", int(page.rstrip("/").rpartition(":")[2])), timeout=20)
+    stuck.sendall(f"GET /video HTTP/1.1\r\nHost: {page.removeprefix('http://').rstrip('/')}\r\n\r\n".encode())
+    assert b"emotion recognition system" in get(page)
+    while b"event: frame" not in reading.readline():
+        pass
+    assert b"edge_fer_frames_labelled_total" in get(f"{page}metrics")
+    process.send_signal(signal.SIGINT)
+    rest = reading.read()
+    assert b"event: end" in rest
+    feeding.clear()
+    feeder.join(20)
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.stdin = None  # nothing more to send; what is left is to wait
+    _, errors = process.communicate(timeout=60)
+    stuck.close()
+    reading.close()
+    assert process.returncode == 0, errors
+    assert json.loads(summary.read_text())["complete"] is True
+
+
+def test_a_port_in_use_is_told_before_anything_is_opened(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for option in ("--web", "--metrics"):
+            done = run("--camera", "97", "--no-show", option, str(port))
+            assert done.returncode == 4
+            assert f"Port {port}" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_frames_of_another_program_are_labelled(tmp_path: Path) -> None:
+    """What `ffmpeg -f rawvideo` would write: the demo's frames, byte by byte."""
+    capture = cv2.VideoCapture(str(DEMO))
+    pictures = b"".join(capture.read()[1].tobytes() for _ in range(6))
+    capture.release()
+    lines = tmp_path / "out.jsonl"
+    arguments = command("--source", "-", "--raw", "960x540:bgr24@30", *FAST, "--jsonl", str(lines))
+    done = subprocess.run(arguments, input=pictures, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["faces"][0]["label"] for line in lines.read_text().splitlines()] == ["happy"] * 6
+    short = subprocess.run(arguments, input=pictures[:-7], capture_output=True, timeout=120)
+    assert short.returncode == 3
+    assert b"ended inside frame 5" in short.stderr
+    assert len(lines.read_text().splitlines()) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to mount a tiny disk")
+@pytest.mark.parametrize("option", ["--csv", "--summary", "--timeline"])
+def test_a_full_disk_leaves_no_report_behind(tmp_path: Path, option: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        (disk / "filler").write_bytes(bytes(4096 if option == "--summary" else 0))
+        done = run("--demo", *FAST, "--max-frames", "60", option, str(disk / "out.png"))
+        assert done.returncode == 4, done.stderr
+        assert "No space left" in done.stderr
+        assert [path.name for path in disk.iterdir()] == ["filler"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from edge_fer.core.errors import BadInputError, DeviceError
+from edge_fer.runtime import annotate
+from edge_fer.runtime.annotate import annotated
 from edge_fer.runtime.frames import Frame
 from edge_fer.runtime.results import FrameResult
 from edge_fer.runtime.sinks import video
@@ -132,3 +135,48 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     reader.join(10)
     assert pipe.is_fifo()
     assert read[0].startswith('{"frame": 0')
+
+
+def test_sinks_that_show_the_same_frame_draw_it_once_and_copy_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, drawn = result(0, 0.0), []
+    real = annotate.annotate
+    together = threading.Barrier(3)
+
+    def slow(image: np.ndarray, of: FrameResult) -> None:
+        drawn.append(of)
+        time.sleep(0.05)  # the others ask meanwhile
+        real(image, of)
+
+    monkeypatch.setattr(annotate, "annotate", slow)
+    pictures: list[np.ndarray] = []
+
+    def sink() -> None:
+        together.wait(20)
+        pictures.append(annotated(shown))
+
+    sinks = [threading.Thread(target=sink) for _ in range(3)]
+    for thread in sinks:
+        thread.start()
+    for thread in sinks:
+        thread.join(20)
+    assert drawn == [shown]
+    assert all(picture is shown.frame.image_bgr for picture in pictures)
+    assert len(pictures) == 3
+    assert np.ptp(shown.frame.image_bgr) > 0  # the status line is on it
+
+
+def test_a_frame_repeated_in_a_video_is_the_one_before_and_not_a_recycled_buffer(tmp_path: Path) -> None:
+    """The frame goes back to its pool when it is written; the repeated picture must not change with it."""
+    sink = VideoSink(tmp_path / "out.mp4", 10.0, keep_time=True)
+    first = result(0, 0.0)
+    first.frame.image_bgr[:] = 40
+    sink.write(first)
+    first.frame.image_bgr[:] = 250  # the pool has given it to the next picture
+    late = result(5, 500.0)
+    late.frame.image_bgr[:] = 120
+    sink.write(late)
+    sink.close(complete=True)
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    middle = [float(capture.read()[1][60:, :].mean()) for _ in range(6)]
+    capture.release()
+    assert middle == pytest.approx([40] * 5 + [120], abs=6)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from obedient_parts import CountingSource, FixedFaces
+from obedient_parts import CountingSource, FixedFaces, HandCamera, Recorder
 
 from edge_fer.core.engine import Engine, Slot
 from edge_fer.core.errors import EdgeFerError, SourceError
@@ -20,31 +19,10 @@ from edge_fer.runtime.frames import Frame, SourceInfo
 from edge_fer.runtime.pipeline import LoopStats, Pipeline
 from edge_fer.runtime.preprocess import face_pixels, normalise_into
 from edge_fer.runtime.results import FrameResult, StopRun
+from edge_fer.runtime.sink_runner import QUEUE
 from edge_fer.runtime.sources.choose import open_source
-from edge_fer.runtime.sources.synthetic import SyntheticCamera
 
 BOX = (20.0, 20.0, 90.0, 90.0)
-
-
-class Recorder:
-    """A sink that keeps what it saw; ``delay_s`` makes it slow, ``fail_at`` breaks it."""
-
-    def __init__(self, *, lossless: bool = True, delay_s: float = 0.0, fail_at: int | None = None) -> None:
-        self.name, self.lossless = "recorder", lossless
-        self.delay_s, self.fail_at = delay_s, fail_at
-        self.indices: list[int] = []
-        self.labels: list[str] = []
-        self.closed: bool | None = None
-
-    def write(self, result: FrameResult) -> None:
-        time.sleep(self.delay_s)
-        if len(self.indices) == self.fail_at:
-            raise EdgeFerError("the recorder broke")
-        self.indices.append(result.frame.index)
-        self.labels += [face.label for face in result.faces]
-
-    def close(self, *, complete: bool) -> None:
-        self.closed = complete
 
 
 def run(engine: Engine, source: object, *sinks: object, **options: object) -> LoopStats:
@@ -85,18 +63,36 @@ def test_a_slow_lossless_sink_of_a_file_gets_every_frame(engine: Engine) -> None
     assert sink.indices == list(range(30))
 
 
-def test_a_slow_sink_of_a_live_source_skips_and_is_counted(engine: Engine, short_clip: Path) -> None:
-    slow, quick = Recorder(delay_s=0.2), Recorder()
-    camera = SyntheticCamera(short_clip, pool_size=Pipeline.frames_held(2), fps=60, frames=60)
+def test_a_slow_sink_of_a_live_source_skips_and_is_counted(engine: Engine) -> None:
+    """One sink hangs in its first picture for twenty frames; the loop and the other sink see all of them meanwhile."""
+    go_on, seen = threading.Event(), threading.Semaphore(0)
+
+    class Slow(Recorder):
+        def write(self, result: FrameResult) -> None:
+            assert go_on.wait(60)
+            super().write(result)
+
+    class Quick(Recorder):
+        def write(self, result: FrameResult) -> None:
+            super().write(result)
+            seen.release()
+
+    camera, slow, quick = HandCamera(), Slow(), Quick()
     pipeline = Pipeline(camera, FixedFaces(BOX), engine, [slow, quick])
-    stats = pipeline.run()
-    camera.close()
+    running = threading.Thread(target=pipeline.run, daemon=True)
+    running.start()
+    for _ in range(20):
+        camera.take()
+        assert seen.acquire(timeout=60)
+    go_on.set()
+    camera.end()
+    running.join(60)
+    assert not running.is_alive()
     slow_runner, quick_runner = pipeline.runners
-    assert stats.frames + stats.dropped == 60
-    assert slow_runner.written + slow_runner.dropped == stats.frames
-    assert slow_runner.dropped > 10
-    assert quick_runner.written + quick_runner.dropped == stats.frames
-    assert len(quick.indices) > 2 * len(slow.indices)
+    assert (pipeline.stats.frames, pipeline.stats.dropped) == (20, 0)
+    assert (quick_runner.written, quick_runner.dropped) == (20, 0)
+    assert (slow_runner.written, slow_runner.dropped) == (1 + QUEUE, 20 - 1 - QUEUE)
+    assert quick.indices == list(range(20))
 
 
 def test_detection_runs_on_every_nth_frame_only(engine: Engine) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -92,3 +95,31 @@ def test_the_square_is_centred_on_the_box_and_holds_it(
     assert side == pytest.approx(max(wide, high) * (1 + 2 * margin), abs=1)
     assert x + side / 2 == pytest.approx(left + wide / 2, abs=1)
     assert y + side / 2 == pytest.approx(top + high / 2, abs=1)
+
+
+@pytest.mark.parametrize("spec", [GRAY, RGB])
+def test_cropping_reuses_its_buffers(spec: PreprocessSpec) -> None:
+    """Faces of all sizes, inside and across the edge: no picture is allocated on the way, and nothing stays behind."""
+    image = np.random.default_rng(3).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    boxes = [np.array([x, x / 2, x + side, x / 2 + side], np.float32) for x in (-50, 90, 400) for side in (240, 300)]
+    cropper, out = FaceCropper(spec), np.empty((spec.channels, *spec.size_hw), np.float32)
+
+    def crop_all(times: int) -> None:
+        for _ in range(times):
+            for box in boxes:
+                cropper.crop_into(out, image, box)
+
+    crop_all(2)
+    tracemalloc.start()
+    try:
+        crop_all(2)
+        gc.collect()
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        crop_all(50)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 240 * 240
+    gc.collect()
+    assert after - before < 2000

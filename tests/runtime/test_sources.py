@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 from video_bytes import with_index_first
 
-from edge_fer.core.errors import SourceError
+from edge_fer.core.errors import SourceError, UsageError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox
-from edge_fer.runtime.sources.camera import open_camera
+from edge_fer.runtime.sources import capture
+from edge_fer.runtime.sources.camera import open_camera, parse_size
 from edge_fer.runtime.sources.choose import open_source
 from edge_fer.runtime.sources.live import LiveSource
 from edge_fer.runtime.sources.stream import open_stream
@@ -245,3 +248,118 @@ def test_a_consumer_that_holds_all_frames_does_not_stop_the_camera() -> None:
     assert fresh is not None
     assert fresh.index > held[-1].index + 5
     source.close()
+
+
+class Driver:
+    """``cv2.VideoCapture`` as a camera's driver behaves: it grants what it likes. Only the device is made up."""
+
+    granted: dict[int, float] = {}  # noqa: RUF012
+    asked: list[tuple[int, float]] = []  # noqa: RUF012
+    opened: tuple[int, int] = (-1, -1)
+    letters = "MJPG"
+
+    def __init__(self, index: int, api: int, _settings: list[int]) -> None:
+        Driver.opened = (index, api)
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def getBackendName(self) -> str:  # noqa: N802
+        return "V4L2"
+
+    def set(self, key: int, value: float) -> bool:
+        Driver.asked.append((key, value))
+        return True
+
+    def get(self, key: int) -> float:
+        if key == cv2.CAP_PROP_FOURCC:
+            return float(cv2.VideoWriter.fourcc(*Driver.letters)) if Driver.letters else -1.0
+        return Driver.granted.get(key, 0.0)
+
+    def grab(self) -> bool:
+        time.sleep(0.002)
+        return True
+
+    def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
+        time.sleep(0.002)
+        size = (int(self.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(self.get(cv2.CAP_PROP_FRAME_WIDTH)))
+        return True, np.zeros((*size, 3), np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> type[Driver]:
+    monkeypatch.setattr(capture.cv2, "VideoCapture", Driver)
+    Driver.asked, Driver.letters = [], "MJPG"
+    Driver.granted = {cv2.CAP_PROP_FRAME_WIDTH: 1280, cv2.CAP_PROP_FRAME_HEIGHT: 720, cv2.CAP_PROP_FPS: 30}
+    return Driver
+
+
+def test_a_camera_is_asked_for_its_format_first_then_for_size_and_rate(driver: type[Driver]) -> None:
+    source = open_camera(2, pool_size=1, size=(1280, 720), fps=30)
+    source.close()
+    apis = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION, "win32": cv2.CAP_MSMF}
+    assert driver.opened == (2, apis.get(sys.platform, cv2.CAP_ANY))
+    assert driver.asked == [
+        (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")),
+        (cv2.CAP_PROP_FRAME_WIDTH, 1280),
+        (cv2.CAP_PROP_FRAME_HEIGHT, 720),
+        (cv2.CAP_PROP_FPS, 30),
+        (cv2.CAP_PROP_BUFFERSIZE, 1),
+    ]
+    assert source.info.description == "camera 2 (V4L2, MJPG)"
+
+
+@pytest.mark.parametrize(("letters", "shown"), [("YUYV", "YUYV"), ("", "format unknown")])
+def test_what_a_camera_grants_is_told_beside_what_it_was_asked_for(
+    driver: type[Driver], letters: str, shown: str
+) -> None:
+    driver.letters = letters
+    driver.granted = {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480, cv2.CAP_PROP_FPS: 15}
+    source = open_camera(0, pool_size=1, size=(1920, 1080), fps=30)
+    frame = source.read(5.0)
+    assert frame is not None
+    assert frame.image_bgr.shape == (480, 640, 3)
+    frame.release()
+    source.close()
+    assert source.info.description == f"camera 0 (V4L2, {shown}; 1920x1080 at 30 fps were asked for)"
+    assert (source.info.width, source.info.height, source.info.fps) == (640, 480, 15)
+
+
+def test_frames_that_came_before_anybody_read_are_neither_shown_nor_missed(driver: type[Driver]) -> None:
+    """Building an engine may take a minute while the camera is already on."""
+    source = open_camera(0, pool_size=1)
+    time.sleep(0.05)
+    assert source.dropped == 0
+    frame = source.read(5.0)
+    assert frame is not None
+    assert (frame.index, frame.time_ms) == (0, 0.0)
+    frame.release()
+    source.close()
+
+
+@pytest.mark.parametrize("text", ["720p", "1280", "x720", "0x0", "1280x720x3", "99999x1"])
+def test_what_is_no_size_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
+        parse_size(text)
+    assert parse_size("640X480") == (640, 480)
+
+
+def test_the_time_of_a_frame_is_the_containers(tmp_path: Path) -> None:
+    """A phone's variable rate: counting frames would be wrong by seconds."""
+    av = pytest.importorskip("av", reason="writes the file with times of its own")
+    stamps = [0, 33, 100, 400, 420, 900, 933]
+    path = tmp_path / "variable.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, stamp in enumerate(stamps):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30 * index, np.uint8), format="bgr24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    times = [time_ms for _, time_ms, _ in drain(open_source(str(path), pool_size=1))]
+    assert times == pytest.approx(stamps, abs=1)

@@ -56,6 +56,26 @@ def test_a_label_changes_only_when_the_rival_leads_clearly() -> None:
     assert (track.label, track.changes) == (1, 1)
 
 
+def test_flicker_is_counted_per_minute_of_a_face_in_the_sources_own_time() -> None:
+    """Two faces for half a minute each; one changes its label three times. How fast it was computed does not matter."""
+    tracker = Tracker(2, smooth=0.0)
+    first, second = tracker.associate(faces((0, 0, 9, 9), (50, 0, 59, 9)))
+    assert tracker.flicker_per_minute() is None
+    for step in range(301):
+        tracker.update(first, scores(0.9, 0.1) if step // 80 % 2 else scores(0.1, 0.9), 100.0 * step)
+        tracker.update(second, scores(0.8, 0.2), 100.0 * step)
+    assert tracker.flicker_per_minute() == pytest.approx(3.0)
+
+
+def test_a_detection_corrects_a_followed_box_halfway_and_places_a_new_one_exactly() -> None:
+    tracker = Tracker(2)
+    tracker.associate(faces((0, 0, 40, 40)))
+    known, new = tracker.associate(faces((4, 8, 44, 48), (100, 0, 140, 40)), settle=0.5)
+    np.testing.assert_allclose(known.box_xyxy, [2, 4, 42, 44])
+    np.testing.assert_allclose(new.box_xyxy, [100, 0, 140, 40])
+    assert (known.detections, new.detections) == (2, 1)
+
+
 def test_without_smoothing_every_frame_shows_its_own_best() -> None:
     tracker = Tracker(2, smooth=0.0)
     (track,) = tracker.associate(faces((0, 0, 9, 9)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_fer.core.errors import DeviceError, UsageError
 from edge_fer.core.files import describe_os_error
-from edge_fer.runtime.annotate import annotate
+from edge_fer.runtime.annotate import annotated
 from edge_fer.runtime.results import FrameResult
 from edge_fer.runtime.sinks.text_file import check_target, publish
 from edge_fer.runtime.sources.capture import open_media
@@ -47,7 +47,8 @@ class VideoSink:
         self._failed = False
         self._shift_ms: float | None = None
         self._writer: cv2.VideoWriter | None = None
-        self._canvas = np.empty((0, 0, 3), np.uint8)
+        self._size = (0, 0)
+        self._last = np.empty((0, 0, 3), np.uint8)
         self._count = 0
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
@@ -70,29 +71,27 @@ class VideoSink:
             raise
 
     def _write(self, result: FrameResult) -> None:
-        image = result.frame.image_bgr
+        shape = result.frame.image_bgr.shape
         if self._writer is None:
-            self._canvas = np.empty_like(image)
-            self._writer = self._open(image.shape[1], image.shape[0])
+            self._size = shape[1::-1]
+            self._writer = self._open(*self._size)
         if self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
             raise DeviceError(
                 f"No space left while writing {self._path}; nothing was changed there.", fix="Free some space."
             )
         if not (times := self._times(result.frame.time_ms)):
             return
-        if times > 1:
-            for _ in range(times - 1):
-                self._writer.write(self._canvas)
-            self._count += times - 1
-        if image.shape == self._canvas.shape:
-            np.copyto(self._canvas, image)
-            annotate(self._canvas, result)
-        else:
-            fitted = image.copy()
-            annotate(fitted, result)
-            cv2.resize(fitted, self._canvas.shape[1::-1], dst=self._canvas, interpolation=cv2.INTER_AREA)
-        self._writer.write(self._canvas)
-        self._count += 1
+        for _ in range(times - 1):
+            self._writer.write(self._last)
+        picture = annotated(result)
+        if shape[1::-1] != self._size:
+            picture = np.asarray(cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA), np.uint8)
+        self._writer.write(picture)
+        self._count += times
+        if self._keep_time:  # the frame goes back to the pool, and may have to be shown again
+            if self._last.shape != picture.shape:
+                self._last = np.empty_like(picture)
+            np.copyto(self._last, picture)
 
     def _times(self, time_ms: float) -> int:
         """How many pictures of the video this frame stands for; the repeated ones show the frame before it."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from edge_fer.core.errors import DeviceError, MissingDependencyError
-from edge_fer.runtime.annotate import annotate
+from edge_fer.runtime.annotate import annotated
 from edge_fer.runtime.results import FrameResult, StopRun
 
 TITLE = "edge-fer (q or Esc ends)"
@@ -39,7 +39,6 @@ class WindowSink:
                 fix="Use --no-show, and --save out.mp4 to look at the result later.",
             )
         self._screen: Any = None
-        self._canvas = np.empty((0, 0, 3), np.uint8)
         self._rgb = np.empty((0, 0, 3), np.uint8)
 
     def _open(self, width: int, height: int) -> None:
@@ -57,20 +56,18 @@ class WindowSink:
         pygame.display.set_caption(TITLE)
 
     def write(self, result: FrameResult) -> None:
-        image = result.frame.image_bgr
+        image = annotated(result)
         height, width = image.shape[:2]
         if self._screen is None:
             self._open(width, height)
-        if self._canvas.shape != image.shape:
-            self._canvas, self._rgb = np.empty_like(image), np.empty_like(image)
+        if self._rgb.shape != image.shape:
+            self._rgb = np.empty_like(image)
             if self._screen.get_size() != (width, height):
                 self._screen = self._pygame.display.set_mode(
                     (width, height), self._pygame.RESIZABLE | self._pygame.SCALED
                 )
         self.idle()
-        np.copyto(self._canvas, image)
-        annotate(self._canvas, result)
-        cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=self._rgb)
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=self._rgb)
         surface = self._pygame.image.frombuffer(self._rgb.data, (width, height), "RGB")
         self._screen.blit(surface, (0, 0))
         self._pygame.display.flip()

@@ -20,12 +20,15 @@ LOST_AFTER_S = 60.0
 class LiveSource:
     """Reads a ``VideoCapture`` as fast as it delivers and keeps the newest frame only.
 
-    When the device vanishes (unplugged, network gone) it is opened again with growing pauses; ``state`` says so.
+    When the device vanishes (unplugged, network gone) it is opened again with growing pauses; ``state`` and
+    ``on_state`` say so. Until the first ``read`` frames are taken off the device, so that its queue holds no old ones,
+    and not counted: nobody has missed them.
 
     Args:
         connect: opens the device, or returns ``None``.
         name: how people call it, for messages.
         pool_size: frames that consumers may hold at once.
+        describe: what was granted, in words, of the first capture; default: the name.
     """
 
     def __init__(
@@ -36,16 +39,19 @@ class LiveSource:
         pool_size: int,
         lost_after_s: float = LOST_AFTER_S,
         fix: str = "",
+        describe: Callable[[cv2.VideoCapture], str] | None = None,
     ) -> None:
         capture = connect()
         if capture is None:
             raise SourceError(f"{name} cannot be opened.", fix=fix)
         self._connect, self._name, self._lost_after_s = connect, name, lost_after_s
-        self._info = _describe(capture, name)
+        self._info = _info(capture, describe(capture) if describe else name)
+        self.on_state: Callable[[str], None] = lambda _state: None
         # One frame is being decoded into, one waits in the mailbox.
         self._pool = FramePool(pool_size + 2)
         self._mailbox = Mailbox()
         self._stop = threading.Event()
+        self._wanted = False
         self._error: SourceError | None = None
         self.state = "live"
         self.reconnections = 0
@@ -63,7 +69,7 @@ class LiveSource:
 
     def _loop(self, first: cv2.VideoCapture) -> None:
         capture: cv2.VideoCapture | None = first
-        index, began_ns, pause = 0, time.perf_counter_ns(), 0.0
+        index, began_ns, pause = 0, 0, 0.0
         alive = time.perf_counter()
         try:
             while not self._stop.is_set():
@@ -73,13 +79,14 @@ class LiveSource:
                     pause = min(max(2 * pause, RETRY_FIRST_S), RETRY_LAST_S)
                     if (capture := self._reconnect(alive + self._lost_after_s)) is None:
                         return
-                frame = self._pool.take(0)
+                counted = self._wanted
+                frame = self._pool.take(0) if counted else None
                 if frame is None:
-                    # Every buffer is held by a consumer: take the picture off the device's queue all the same, so that
-                    # the next one is fresh.
+                    # Nobody reads yet, or every buffer is held by a consumer: take the picture off the device's queue
+                    # all the same, so that the next one is fresh.
                     if capture.grab():
-                        self._starved += 1
-                        index += 1
+                        self._starved += counted
+                        index += counted
                     else:
                         self._disconnect(capture)
                         capture = None
@@ -90,9 +97,13 @@ class LiveSource:
                     self._disconnect(capture)
                     capture = None
                     continue
-                self.state, pause, alive = "live", 0.0, time.perf_counter()
+                if self.state != "live":
+                    self.state = "live"
+                    self.on_state("")
+                pause, alive = 0.0, time.perf_counter()
                 frame.image_bgr = np.asarray(image, dtype=np.uint8)
                 frame.captured_ns = time.perf_counter_ns()
+                began_ns = began_ns or frame.captured_ns
                 frame.index, frame.time_ms = index, (frame.captured_ns - began_ns) / 1e6
                 index += 1
                 self._mailbox.put(frame)
@@ -105,7 +116,9 @@ class LiveSource:
 
     def _disconnect(self, capture: cv2.VideoCapture) -> None:
         capture.release()
-        self.state = "reconnecting"
+        if self.state == "live":
+            self.state = "reconnecting"
+            self.on_state(f"{self._name} is gone; trying to open it again")
 
     def _reconnect(self, until: float) -> cv2.VideoCapture | None:
         pause = RETRY_FIRST_S
@@ -125,6 +138,7 @@ class LiveSource:
         self._stop.set()
 
     def read(self, timeout_s: float) -> Frame | None:
+        self._wanted = True
         end = time.perf_counter() + timeout_s
         while True:
             frame = self._mailbox.get(min(0.2, timeout_s))
@@ -141,11 +155,11 @@ class LiveSource:
 
     def close(self) -> None:
         self._stop.set()
-        self._mailbox.close()
         self._thread.join(timeout=5)
+        self._mailbox.discard()
 
 
-def _describe(capture: cv2.VideoCapture, name: str) -> SourceInfo:
+def _info(capture: cv2.VideoCapture, description: str) -> SourceInfo:
     width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     fps = float(capture.get(cv2.CAP_PROP_FPS))
-    return SourceInfo(name, width, height, fps if 0 < fps < 1000 else 0.0, live=True)
+    return SourceInfo(description, width, height, fps if 0 < fps < 1000 else 0.0, live=True)

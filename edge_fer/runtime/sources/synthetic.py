@@ -21,7 +21,8 @@ class SyntheticCamera:
     """Plays a clip from memory at ``fps``, round and round, for measuring latency honestly.
 
     Decoding is done beforehand so that the clip's codec is not what is measured. ``index`` and ``captured_ns`` belong
-    to the moment at which a sensor would have delivered; frames that nobody fetched are counted in ``dropped``.
+    to the moment at which a sensor would have delivered; frames that nobody fetched are counted in ``dropped``. The
+    sensor starts with the first ``read``.
 
     Args:
         path: a video file; its decoded frames must fit into 1 GiB.
@@ -46,7 +47,7 @@ class SyntheticCamera:
         self._starved = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="synthetic-camera", daemon=True)
-        self._thread.start()
+        self._started = False
 
     @property
     def info(self) -> SourceInfo:
@@ -77,6 +78,9 @@ class SyntheticCamera:
         self._stop.set()
 
     def read(self, timeout_s: float) -> Frame | None:
+        if not self._started:
+            self._started = True
+            self._thread.start()
         frame = self._mailbox.get(timeout_s)
         if frame is None and not self._mailbox.closed:
             raise SourceError(f"The synthetic camera gave no frame within {timeout_s:.0f} s.")
@@ -84,7 +88,9 @@ class SyntheticCamera:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._started:
+            self._thread.join()
+        self._mailbox.discard()
 
 
 def _decode_all(path: Path) -> tuple[list[NDArray[np.uint8]], float]:

@@ -1,4 +1,8 @@
-"""A video file, decoded ahead into a ring of frames; never drops."""
+"""A video file, decoded ahead into a ring of frames; never drops.
+
+The time of a frame is the one that the container gives it: phones and screen recorders film at a variable rate, where
+counting frames would be seconds off.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ from edge_fer.runtime.sources.container import check_container
 
 AHEAD = 2
 """Decoded frames that may wait. More would only hide a slow consumer for longer."""
+NOMINAL_FPS = 25.0
+"""For containers that tell neither times nor a rate."""
 
 
 class VideoFile:
@@ -64,23 +70,29 @@ class VideoFile:
     def _decode(self) -> None:
         capture, index = self._capture, 0
         assert capture is not None
-        began = time.perf_counter()
+        began, time_ms = time.perf_counter(), 0.0
         while not self._stop.is_set():
             frame = self._pool.take(0.1)
             if frame is None:
                 continue
-            time_ms = 1000 * index / self._info.fps if self._info.fps else float(capture.get(cv2.CAP_PROP_POS_MSEC))
             grabbed, image = capture.read(frame.image_bgr if frame.image_bgr.size else None)
             if not grabbed:
                 self._hand_over(None if index else SourceError(f"{self._path} holds no frame that can be decoded."))
                 return
             frame.image_bgr = np.asarray(image, dtype=np.uint8)
+            time_ms = self._time_of(float(capture.get(cv2.CAP_PROP_POS_MSEC)), index, time_ms)
             frame.index, frame.time_ms = index, time_ms
             if self._paced:
                 self._stop.wait(max(0.0, began + time_ms / 1000 - time.perf_counter()))
                 frame.captured_ns = time.perf_counter_ns()
             self._hand_over(frame)
             index += 1
+
+    def _time_of(self, stamp_ms: float, index: int, before_ms: float) -> float:
+        """The container's time of a frame, or the nominal one where it has none (raw streams) or runs backwards."""
+        if index == 0:
+            return max(0.0, stamp_ms)
+        return stamp_ms if stamp_ms > before_ms else before_ms + 1000 / (self._info.fps or NOMINAL_FPS)
 
     def _hand_over(self, item: Frame | SourceError | None) -> None:
         while not self._stop.is_set():

@@ -1,0 +1,160 @@
+"""Ways to keep a box on a face between two detections, against the truth.
+
+    python benchmarks/following.py [--detector haar] [--markdown FILE]
+
+A photograph is moved, scaled and turned by known amounts, at three speeds, with a sensor's noise, at 720p. A box is as
+good as its centre and size follow the known motion; what is constant (every detector has its own idea of where a face
+ends) is taken out. ``tremble`` is how much box and truth move against each other from one frame to the next, which is
+what a viewer sees. Needs: pip install -e '.[dev]' av
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from skimage import data
+
+from edge_fer.backends.face_detector import open_face_detector
+from edge_fer.core.faces import Faces
+from edge_fer.runtime.detectors.base import FaceDetector
+from edge_fer.runtime.region_search import FlowSearch, Follower, NearSearch, RegionDetector
+
+WIDTH, HEIGHT, FRAMES, FPS = 1280, 720, 120, 30
+FACE_CENTRE, ZOOM = (222.0, 116.0), 3.0
+"""Of the portrait, in its own pixels; enlarged so that the face is about 280 pixels wide."""
+MIN_FACE_PX, EVERY = 80, 15
+SPEEDS = (1, 4, 8)
+
+
+def view(t: float) -> NDArray[np.float64]:
+    """Affine matrix (2, 3) from portrait to frame: a slow pan and zoom with a hand's tremor on top."""
+    phase = 2 * math.pi * t / 10
+    angle = 2.5 * math.sin(2 * phase) + 0.4 * math.sin(9 * phase)
+    matrix = cv2.getRotationMatrix2D(FACE_CENTRE, angle, ZOOM + 0.25 * math.cos(phase))
+    x = WIDTH * (0.46 + 0.09 * math.sin(phase)) + 4 * math.sin(11 * phase)
+    y = HEIGHT * 0.46 + 14 * math.sin(2 * phase + 1) + 3 * math.sin(13 * phase)
+    matrix[:, 2] += np.array([x, y]) - np.array(FACE_CENTRE)
+    return np.asarray(matrix, dtype=np.float64)
+
+
+def film(speed: float) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
+    """Frames, and the truth (n, 3): x and y of the face's centre and its scale."""
+    portrait, noise = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), np.random.default_rng(0)
+    frames, truth = [], []
+    for index in range(FRAMES):
+        matrix = view(speed * index / FPS)
+        image = cv2.warpAffine(portrait, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)
+        frames.append(np.clip(image + noise.normal(0, 3, image.shape), 0, 255).astype(np.uint8))
+        truth.append((*(matrix @ [*FACE_CENTRE, 1]), math.hypot(matrix[0, 0], matrix[0, 1])))
+    return frames, np.array(truth)
+
+
+class Held:
+    """The box stays where it was."""
+
+    def __init__(self) -> None:
+        self._boxes = np.zeros((0, 4), np.float32)
+
+    def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
+        self._boxes = boxes_xyxy
+
+    def follow(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return self._boxes, np.ones(len(self._boxes), np.bool_)
+
+
+class Crops:
+    """Any detector, run on the double box, brought to a size at which it finds the face: not taken, see the table."""
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self._detector = detector
+
+    def detect_near(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> Faces:
+        found = []
+        for left, top, right, bottom in boxes_xyxy.tolist():
+            side = max(right - left, bottom - top)
+            x, y = max(0, round((left + right) / 2 - side)), max(0, round((top + bottom) / 2 - side))
+            part = image_bgr[y : round((top + bottom) / 2 + side), x : round((left + right) / 2 + side)]
+            factor = 1.35 * MIN_FACE_PX / side
+            small = cv2.resize(part, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            found.append(self._detector.detect(np.asarray(small, dtype=np.uint8)).boxes_xyxy / factor + [x, y, x, y])
+        boxes = np.concatenate(found, dtype=np.float32)
+        return Faces(boxes, np.ones(len(boxes), np.float32))
+
+
+def nearest(faces: Faces, truth: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """The detected box (1, 4) around the true centre; ``None`` when there is none."""
+    if not len(faces):
+        return None
+    centres = (faces.boxes_xyxy[:, :2] + faces.boxes_xyxy[:, 2:]) / 2
+    best = int(np.linalg.norm(centres - truth[:2], axis=1).argmin())
+    return faces.boxes_xyxy[best : best + 1]
+
+
+def row(name: str, detector: FaceDetector, follower: Follower | None, speed: int) -> str:
+    """Run one way over one film and return its line of the table."""
+    frames, truth = film(speed)
+    boxes: list[NDArray[np.float32]] = []
+    times: list[float] = []
+    lost, since = 0, EVERY
+    for image, true in zip(frames, truth, strict=True):
+        box, began = None, time.perf_counter()
+        if follower is not None and since < EVERY:
+            moved, found = follower.follow(image)
+            box, since = (moved if found[0] else None), since + 1
+            lost += box is None
+        if box is None and (box := nearest(detector.detect(image), true)) is not None:
+            since = 1
+            if follower is not None:
+                follower.see(image, box)
+        times.append(1e3 * (time.perf_counter() - began))
+        boxes.append(boxes[-1] if box is None else box)
+    box = np.concatenate(boxes).astype(np.float64)
+    width = box[:, 2] - box[:, 0]
+    off = ((box[:, :2] + box[:, 2:]) / 2 - truth[:, :2]) / width[:, None]
+    size = np.log(width / truth[:, 2])
+    off, size = 100 * (off - np.median(off, axis=0)), 100 * (size - np.median(size))
+    spread = math.sqrt((off**2).sum(axis=1).mean()), float(size.std())
+    tremble = math.sqrt((np.diff(off, axis=0) ** 2).sum(axis=1).mean()), float(np.diff(size).std())
+    return (
+        f"| {speed}x | {name} | {spread[0]:.1f} | {spread[1]:.1f} | {tremble[0]:.2f} | {tremble[1]:.2f} | "
+        f"{lost} | {np.mean(times):.2f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detector", default="haar", help="as edge-fer run takes it")
+    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    detector = open_face_detector(arguments.detector, min_face_px=MIN_FACE_PX)
+    detector.detect(film(1)[0][0])  # opens engines, if it has any
+    lines = [
+        "| speed | box | centre off, % of the face | size off, % | tremble: centre | size | lost | ms a frame |",
+        "|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for speed in SPEEDS:
+        ways: list[tuple[str, Follower | None]] = [
+            ("detected on every frame", None),
+            (f"held for {EVERY} frames", Held()),
+            ("detector on crops", NearSearch(Crops(detector))),
+            ("flow", FlowSearch()),
+        ]
+        if isinstance(detector, RegionDetector):
+            ways.append(("the detector's own region search", NearSearch(detector)))
+        lines += [row(name, detector, follower, speed) for name, follower in ways]
+    text = "\n".join(lines) + "\n"
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

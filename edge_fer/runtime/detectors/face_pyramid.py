@@ -1,0 +1,263 @@
+"""The project's own detector, on any engine: letterbox, decode, suppress, and search near known faces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.core.engine import INPUT, OUTPUT, Engine
+from edge_fer.core.faces import Faces, iou
+from edge_fer.core.spec import DetectorSpec
+
+WORKING_FACE = 20.0
+"""The smallest wanted face is brought to this size (root of its box's area) at the network's input: twice the smallest
+that it was trained on."""
+FIELDS = 15
+NMS_IOU = 0.4
+VOTE_IOU = 0.6
+"""Boxes that overlap the best one this much are averaged into it, weighted by score: it trembles less than any of
+them."""
+MOST = 256
+"""Places that are looked at; a crowd gives a few per face."""
+LARGEST_LOG = 5.0
+NEAR_HW = (96, 96)
+"""Input size of the search around a known face."""
+NEAR_REGION = 2.4
+"""Side of that search's square, in sides of the face: the face may move by half its size between two frames."""
+SMALLER = 0.75
+"""Finds below this part of the smallest wanted face are dropped: what looks like a face at a dozen pixels is a
+letter or a flower as often as one."""
+KEEP = 0.6
+"""A known face is kept down to this part of the score that a new one needs."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a picture was laid into the network's input: ``x * scale_x``, from the upper left corner."""
+
+    scale_x: float
+    scale_y: float
+
+
+class Decoder:
+    """Raw outputs (15, places) of one input size -> faces in the input's pixels. Source: the layout of
+    :class:`edge_fer.models.face_pyramid.FacePyramid`."""
+
+    def __init__(self, spec: DetectorSpec) -> None:
+        centres, strides = [], []
+        for stride in spec.strides:
+            y, x = np.mgrid[: spec.size_hw[0] // stride, : spec.size_hw[1] // stride]
+            centres.append((np.stack([x.ravel(), y.ravel()]) + 0.5) * stride)
+            strides.append(np.full(x.size, stride))
+        self._centres = np.concatenate(centres, axis=1).astype(np.float32)
+        self._strides = np.concatenate(strides).astype(np.float32)
+        self._above = np.empty(len(self._strides), np.bool_)
+
+    def decode(self, raw: NDArray[np.float32], score: float) -> Faces:
+        """Every place from ``score`` up, best first, at most ``MOST``; not yet suppressed."""
+        np.greater_equal(raw[0], math.log(score / (1 - score)), out=self._above)
+        chosen = np.flatnonzero(self._above)
+        if len(chosen) == 0:
+            return Faces.empty()
+        chosen = chosen[np.argsort(-raw[0, chosen], kind="stable")[:MOST]]
+        found, stride, centre = raw[:, chosen], self._strides[chosen], self._centres[:, chosen]
+        middle = centre + found[1:3] * stride
+        half = np.exp(np.clip(found[3:5], -4.0, LARGEST_LOG)) * (stride / 2)
+        landmarks = centre[:, None] + found[5:].reshape(5, 2, -1).transpose(1, 0, 2) * stride
+        return Faces(
+            np.ascontiguousarray(np.concatenate([middle - half, middle + half]).T),
+            (1 / (1 + np.exp(-found[0]))).astype(np.float32),
+            np.ascontiguousarray(landmarks.transpose(2, 1, 0)),
+        )
+
+
+def suppress(faces: Faces) -> Faces:
+    """Non-maximum suppression with voting; ``faces`` are sorted, best first."""
+    if len(faces) < 2:
+        return faces
+    overlap = iou(faces.boxes_xyxy, faces.boxes_xyxy)
+    landmarks = faces.landmarks
+    free = np.ones(len(faces), np.bool_)
+    boxes, points, scores = [], [], []
+    for best in range(len(faces)):
+        if not free[best]:
+            continue
+        free &= overlap[best] < NMS_IOU
+        weight = faces.scores * (overlap[best] >= VOTE_IOU)
+        weight /= weight.sum()
+        boxes.append(weight @ faces.boxes_xyxy)
+        if landmarks is not None:
+            points.append(np.tensordot(weight, landmarks, axes=1))
+        scores.append(faces.scores[best])
+    return Faces(
+        np.asarray(boxes, np.float32),
+        np.asarray(scores, np.float32),
+        np.asarray(points, np.float32) if landmarks is not None else None,
+    )
+
+
+def picture_into(row: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: DetectorSpec) -> Geometry:
+    """Write a picture, made smaller or larger to fit and kept in shape, into an input row (1, H, W) of a network.
+
+    It begins at the upper left corner; what it leaves free is mid-grey.
+
+    Args:
+        image_bgr: uint8 (h, w, 3).
+    """
+    height, width = spec.size_hw
+    factor = min(height / image_bgr.shape[0], width / image_bgr.shape[1])
+    size = (max(1, round(image_bgr.shape[1] * factor)), max(1, round(image_bgr.shape[0] * factor)))
+    small = image_bgr
+    if size != image_bgr.shape[1::-1]:
+        kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+        small = np.asarray(cv2.resize(image_bgr, size, interpolation=kind), dtype=np.uint8)
+    gray_into(row, np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), dtype=np.uint8), spec)
+    return Geometry(size[0] / image_bgr.shape[1], size[1] / image_bgr.shape[0])
+
+
+def gray_into(row: NDArray[np.float32], gray: NDArray[np.uint8], spec: DetectorSpec) -> None:
+    """Normalise grey pixels (h, w) into the upper left corner of an input row (1, H, W); the rest becomes mid-grey."""
+    height, width = gray.shape
+    plane = row[0]
+    place = plane[:height, :width]
+    np.multiply(gray, np.float32(1 / (255 * spec.std)), out=place, casting="unsafe")
+    np.subtract(place, np.float32(spec.mean / spec.std), out=place)
+    middle = np.float32((128 / 255 - spec.mean) / spec.std)
+    plane[height:] = middle
+    plane[:height, width:] = middle
+
+
+class _Level:
+    """An engine of one input size with its decoder and the buffers of its pictures."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.slot = engine, engine.slots[0]
+        self.spec = engine.manifest.detector
+        self.decoder = Decoder(self.spec)
+        self._small = np.empty((0, 0, 3), np.uint8)
+        self._gray = np.empty((0, 0), np.uint8)
+
+    def look(self, image_bgr: NDArray[np.uint8], score: float) -> Faces:
+        """Faces in the pixels of ``image_bgr``, which is resized into buffers that are made once per size."""
+        height, width = image_bgr.shape[:2]
+        factor = min(self.spec.size_hw[0] / height, self.spec.size_hw[1] / width)
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        if self._gray.shape != size[::-1]:
+            self._small, self._gray = np.empty((*size[::-1], 3), np.uint8), np.empty(size[::-1], np.uint8)
+        cv2.resize(image_bgr, size, dst=self._small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        cv2.cvtColor(self._small, cv2.COLOR_BGR2GRAY, dst=self._gray)
+        gray_into(self.slot.inputs[INPUT][0], self._gray, self.spec)
+        self.engine.submit(self.slot, 1)
+        self.engine.wait(self.slot)
+        found = suppress(self.decoder.decode(self.slot.outputs[OUTPUT][0], score))
+        if len(found) == 0:
+            return found
+        # Each axis by its own factor: rounding the small picture's sides makes them differ a little.
+        back = np.array([width / size[0], height / size[1]], np.float32)
+        landmarks = None if found.landmarks is None else found.landmarks * back
+        return Faces(found.boxes_xyxy * np.tile(back, 2), found.scores, landmarks)
+
+
+class FacePyramidDetector:
+    """Boxes, scores and five landmarks from the project's own network.
+
+    The picture is made smaller until the smallest wanted face has ``WORKING_FACE`` pixels, so a larger ``min_face_px``
+    makes every frame cheaper. Engines are opened by input size, once each, when a picture first needs them.
+
+    Args:
+        open_at: (height, width), multiples of the largest stride -> an engine of that input size, one picture a batch.
+        spec: the network's contract.
+        min_face_px: the smallest face wanted, as the root of its box's area, in pixels of the frame.
+        score: the smallest score that counts as a face; ``None``: the contract's.
+    """
+
+    whole_frame = False
+
+    def __init__(
+        self,
+        open_at: Callable[[tuple[int, int]], Engine],
+        spec: DetectorSpec,
+        *,
+        min_face_px: int = 60,
+        score: float | None = None,
+    ) -> None:
+        self._open_at, self._spec = open_at, spec
+        self._scale = min(1.0, WORKING_FACE / min_face_px)
+        self._smallest_px = SMALLER * min_face_px
+        self._score = spec.score if score is None else score
+        self._levels: dict[tuple[int, int], _Level] = {}
+        self.name = f"{spec.name}, faces from {min_face_px} px"
+
+    def size_for(self, height: int, width: int) -> tuple[int, int]:
+        """Input size (height, width) for frames of a size: the scaled frame, filled up to whole strides."""
+        step = max(self._spec.strides)
+        return (
+            max(step, step * math.ceil(height * self._scale / step - 0.2)),
+            max(step, step * math.ceil(width * self._scale / step - 0.2)),
+        )
+
+    def _level(self, size_hw: tuple[int, int]) -> _Level:
+        level = self._levels.get(size_hw)
+        if level is None:
+            level = self._levels[size_hw] = _Level(self._open_at(size_hw))
+        return level
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Open the engines that frames of this size need, so that the first frame does not wait for them."""
+        self._level(self.size_for(height, width))
+        self._level(NEAR_HW)
+
+    def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
+        found = self._level(self.size_for(*image_bgr.shape[:2])).look(image_bgr, self._score)
+        sides = np.sqrt((found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).prod(axis=1))
+        large = sides >= self._smallest_px
+        if large.all():
+            return found
+        landmarks = None if found.landmarks is None else found.landmarks[large]
+        return Faces(found.boxes_xyxy[large], found.scores[large], landmarks)
+
+    def detect_near(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> Faces:
+        """Faces near known ones, each searched for in a square around its last box; fewer where one is gone."""
+        level = self._level(NEAR_HW)
+        boxes, scores, landmarks = [], [], []
+        for box in boxes_xyxy:
+            found = self._look_near(level, image_bgr, box)
+            if found is None:
+                continue
+            boxes.append(found.boxes_xyxy[0])
+            scores.append(found.scores[0])
+            if found.landmarks is not None:
+                landmarks.append(found.landmarks[0])
+        if not boxes:
+            return Faces.empty()
+        return Faces(np.stack(boxes), np.asarray(scores, np.float32), np.stack(landmarks) if landmarks else None)
+
+    def _look_near(self, level: _Level, image_bgr: NDArray[np.uint8], box: NDArray[np.float32]) -> Faces | None:
+        height, width = image_bgr.shape[:2]
+        side = float(np.sqrt(max(1.0, float((box[2] - box[0]) * (box[3] - box[1])))))
+        centre, half = (box[:2] + box[2:]) / 2, NEAR_REGION * side / 2
+        x0, y0 = max(0, int(centre[0] - half)), max(0, int(centre[1] - half))
+        x1, y1 = min(width, int(centre[0] + half) + 1), min(height, int(centre[1] + half) + 1)
+        if x1 - x0 < 8 or y1 - y0 < 8:
+            return None
+        found = level.look(image_bgr[y0:y1, x0:x1], self._score * KEEP)
+        if len(found) == 0:
+            return None
+        origin = np.array([x0, y0], np.float32)
+        moved = found.boxes_xyxy + np.tile(origin, 2)
+        best = int((iou(box[None].astype(np.float32), moved)[0] * found.scores).argmax())
+        if iou(box[None].astype(np.float32), moved[best : best + 1])[0, 0] < 0.1:
+            return None
+        landmarks = None if found.landmarks is None else found.landmarks[best : best + 1] + origin
+        return Faces(moved[best : best + 1], found.scores[best : best + 1], landmarks)
+
+    def close(self) -> None:
+        """Give the engines back; the detector cannot be used afterwards."""
+        for level in self._levels.values():
+            level.engine.close()
+        self._levels.clear()

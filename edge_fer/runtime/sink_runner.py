@@ -1,0 +1,119 @@
+"""One sink in a thread of its own: a slow disk or window never holds up the loop, and what it missed is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+
+from edge_fer.core.errors import EdgeFerError
+from edge_fer.runtime.results import FrameResult, Sink, StopRun
+
+QUEUE = 3
+"""Results that may wait before a sink."""
+SINK_TIMEOUT_S = 30.0
+"""A lossless sink that takes longer for one result hangs, and ends the run instead of stopping it for ever."""
+SERVE_S = 0.02
+
+
+class SinkRunner:
+    """Runs one sink in a thread and counts what it missed."""
+
+    def __init__(self, sink: Sink, *, may_drop: bool) -> None:
+        self.sink, self.dropped, self.written = sink, 0, 0
+        self.finish_timeout_s, self.write_timeout_s = 10.0, SINK_TIMEOUT_S
+        self._error: list[BaseException] = []
+        self._may_drop, self._complete = may_drop, True
+        self._queue: queue.Queue[FrameResult | None] = queue.Queue(QUEUE)
+        self.on_caller = bool(getattr(sink, "on_caller", False))
+        self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
+        if not self.on_caller:
+            self._thread.start()
+
+    def failure(self) -> BaseException | None:
+        """The first thing that went wrong in the sink's thread."""
+        return self._error[0] if self._error else None
+
+    def _run(self) -> None:
+        while (result := self._queue.get()) is not None:
+            self._take(result)
+        self._close()
+
+    def _take(self, result: FrameResult) -> None:
+        if self.failure() is None:
+            try:
+                self.sink.write(result)
+                self.written += 1
+            except BaseException as error:  # handed to the loop, which raises it
+                self._error.append(error)
+        result.frame.release()
+
+    def serve(self) -> None:
+        """In the caller's thread: write what waits; otherwise let the sink idle for a moment."""
+        try:
+            result = self._queue.get(timeout=SERVE_S)
+        except queue.Empty:
+            if self.failure() is None:
+                try:
+                    self.sink.idle()  # type: ignore[attr-defined]
+                except BaseException as error:
+                    self._error.append(error)
+            return
+        if result is not None:
+            self._take(result)
+
+    def _close(self) -> None:
+        try:
+            # In the thread that wrote, because a window belongs to the thread that opened it.
+            self.sink.close(complete=self._complete and self.failure() is None)
+        except BaseException as error:
+            self._error.append(error)
+
+    def _raise_failure(self) -> None:
+        if (error := self.failure()) is not None:
+            raise error
+
+    def offer(self, result: FrameResult) -> None:
+        """Queue a result; when the queue is full, drop it or wait for room."""
+        self._raise_failure()
+        result.frame.retain()
+        end = time.perf_counter() + self.write_timeout_s
+        while True:
+            try:
+                self._queue.put(result, block=not self._may_drop, timeout=0.2)
+                return
+            except queue.Full:
+                if self._may_drop:
+                    result.frame.release()
+                    self.dropped += 1
+                    return
+                if self.failure() is not None:
+                    result.frame.release()
+                    self._raise_failure()
+                if time.perf_counter() > end:
+                    result.frame.release()
+                    raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.") from None
+
+    def finish(self, *, complete: bool) -> None:
+        """Let the queue run empty, then close the sink. A sink that hangs is left behind after the time-out.
+
+        Raises:
+            EdgeFerError: it hangs, or it failed.
+        """
+        end = time.perf_counter() + self.finish_timeout_s
+        self._complete = complete
+        if self.on_caller:
+            while not self._queue.empty():
+                self.serve()
+            self._close()
+            if not isinstance(self.failure(), StopRun):
+                self._raise_failure()
+            return
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=self.finish_timeout_s)
+        self._thread.join(max(0.0, end - time.perf_counter()))
+        if self._thread.is_alive():
+            raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.")
+        if not isinstance(self.failure(), StopRun):
+            self._raise_failure()
