@@ -30,8 +30,11 @@ types: ## mypy, strict
 demo: ## the main job on the clip that ships with the project
 	$(VENV)/bin/edge-fer run --demo
 
-bench: ## the default latency table of this machine, into benchmarks/results/
-	$(VENV)/bin/edge-fer bench --data $(DATA) --split test
+MACHINE ?= this-machine
+
+bench: ## benchmarks/RESULTS.md with page and pictures, measured on this machine (leave it alone meanwhile)
+	$(VENV)/bin/edge-fer bench --plan benchmarks/plans/results.yaml --data $(DATA) --split test --roofline --device-profile mx250 \
+	  --camera 20s --out benchmarks/results/$(MACHINE) --markdown benchmarks/RESULTS.md
 
 RUN ?= runs/compact
 CARD = docs/models/edge-fer-compact

@@ -1,13 +1,17 @@
-"""Run a plan: one process per case, rounds interleaved, one process active at a time.
+"""Run a plan: rounds interleaved, every case of every round in a fresh process, one process alive at a time.
 
 Interleaving means that a machine that slows down or speeds up over minutes does so for every case alike, so that ratios
-hold even when absolute times drift. A case that crashes or hangs loses its own figures only.
+hold even when absolute times drift. A fresh process a round draws a new memory layout each time, which shifts latencies
+by more than calls within one process would ever show (Mytkowicz et al., "Producing Wrong Data Without Doing Anything
+Obviously Wrong!", 2009), gives a cold start a round, and keeps the memory of the other cases out of the way. A case
+that crashes or hangs loses its own figures only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import statistics
 import subprocess
@@ -15,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,7 @@ from edge_fer.bench.prepare import PreparedModel, prepare
 from edge_fer.core.errors import EdgeFerError
 
 Progress = Callable[[str, int, int], None]
-COLD_STARTS = 3
-"""Starts per case, the median is reported; the last one stays for the rounds."""
+TORCH = ("torch", "torch-compile")
 
 
 class CaseFailed(Exception):  # noqa: N818 (an outcome that is reported in the table)
@@ -38,27 +41,46 @@ class Outcome:
     """What was measured of one case.
 
     Attributes:
+        executed: library, version, precision and device, in words.
+        layers: weighted layers by the precision that they are really computed in; empty when that cannot be read.
+        cold_starts_ms: of each round: process start to the end of the first inference, the engine's cache warm.
         rounds_ns: samples of each round, nanoseconds a call.
-        cold_start_ms: process start to the end of the first inference, median of three; the engine's cache is warm.
+        joules: of each round, by the whole processor; ``None`` where it does not tell.
+        peak_rss_bytes: largest of the rounds; data that accuracy is measured on is not in it.
         error: why there is nothing (more), or empty.
     """
 
     case: Case
     executed: str = ""
-    cold_start_ms: float | None = None
+    layers: dict[str, int] = field(default_factory=dict)
+    cold_starts_ms: list[float] = field(default_factory=list)
     file_bytes: int | None = None
     rounds_ns: list[list[int]] = field(default_factory=list)
+    joules: list[float | None] = field(default_factory=list)
     peak_rss_bytes: int | None = None
     top1: float | None = None
+    top1_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
     n: int | None = None
     predictions: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     error: str = ""
+
+    @property
+    def cold_start_ms(self) -> float | None:
+        """Median of the rounds."""
+        return statistics.median(self.cold_starts_ms) if self.cold_starts_ms else None
 
 
 class Worker:
-    """A process that holds one case, and the pipe to it. Every question has a time limit."""
+    """A process that holds one case, and the pipe to it. Every question has a time limit.
 
-    def __init__(self, timeout_s: float) -> None:
+    Args:
+        timeout_s: seconds to wait for each answer.
+        environment: variables added to this process's own.
+    """
+
+    def __init__(self, timeout_s: float, environment: Mapping[str, str] | None = None) -> None:
         self._timeout_s = timeout_s
         self._complaints = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -68,6 +90,7 @@ class Worker:
             stderr=self._complaints,
             text=True,
             encoding="utf-8",
+            env={**os.environ, **(environment or {})},
         )
         self._answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -115,107 +138,145 @@ class Worker:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
+    def __enter__(self) -> Worker:
+        return self
 
-def run_plan(plan: Plan, *, data: Path | None = None, split: str | None = None, progress: Progress) -> list[Outcome]:
-    """Measure every case of a plan; ``data`` adds the accuracy of trained models.
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    A single case never raises: its sentence stands in ``Outcome.error``.
+
+def run_plan(
+    plan: Plan,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    progress: Progress,
+    models: Mapping[str, PreparedModel | str] | None = None,
+) -> list[Outcome]:
+    """Measure every case of a plan. A single case never raises: its sentence stands in ``Outcome.error``.
+
+    Args:
+        data, split: labelled faces, for the accuracy of trained models.
+        models: what :func:`prepare_models` gave for this plan, where the caller needs it too.
     """
-    cases = plan.cases()
-    outcomes = [Outcome(case) for case in cases]
-    workers: dict[str, Worker] = {}
+    outcomes = [Outcome(case) for case in plan.cases()]
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
-        models: dict[str, PreparedModel | str] = {}
-        for entry in plan.models:
-            progress(f"preparing {entry.name}", 0, len(cases))
-            try:
-                models[entry.name] = prepare(entry, Path(folder))
-            except EdgeFerError as error:
-                models[entry.name] = str(error)
-            except (RuntimeError, ValueError) as error:  # torch and onnx have no narrower class for a failed export
-                models[entry.name] = f"cannot be prepared: {type(error).__name__}: {error}"
-        try:
-            for index, outcome in enumerate(outcomes):
-                progress(f"opening {outcome.case.key}", index, len(cases))
-                with _kept_apart(outcome, workers):
-                    _open(outcome, workers, models[outcome.case.model], plan)
-            for turn in range(plan.rounds):
-                for index, outcome in enumerate(outcomes):
-                    if not outcome.error:
-                        progress(f"round {turn + 1} of {plan.rounds}: {outcome.case.key}", index, len(cases))
-                        with _kept_apart(outcome, workers):
-                            _round(outcome, workers, plan)
-            for index, outcome in enumerate(outcomes):
-                if not outcome.error:
-                    progress(f"finishing {outcome.case.key}", index, len(cases))
-                    model = models[outcome.case.model]
-                    trained = isinstance(model, PreparedModel) and model.trained
-                    with _kept_apart(outcome, workers):
-                        _finish(outcome, workers, data if trained else None, split)
-        finally:
-            for worker in workers.values():
-                worker.close()
+        # torch.compile translates and compiles for a minute; what it made in the first process serves the next ones.
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
+        models = prepare_models(plan, Path(folder), progress) if models is None else models
+        rigs = [_Rig(outcome, models[outcome.case.model], plan, environment) for outcome in outcomes]
+
+        def each(text: str, step: Callable[[_Rig], None]) -> None:
+            for index, rig in enumerate(rigs):
+                if not rig.outcome.error:
+                    progress(f"{text}: {rig.outcome.case.key}", index, len(rigs))
+                    try:
+                        step(rig)
+                    except CaseFailed as failure:
+                        rig.outcome.error = str(failure)
+
+        each("opening", _Rig.examine)
+        for turn in range(plan.rounds):
+            each(f"round {turn + 1} of {plan.rounds}", _Rig.measure)
+        if data is not None:
+            each("accuracy", lambda rig: rig.score(data, split))
     return outcomes
 
 
-@contextlib.contextmanager
-def _kept_apart(outcome: Outcome, workers: dict[str, Worker]) -> Iterator[None]:
-    """Let a failure end its own case only."""
-    try:
-        yield
-    except CaseFailed as failure:
-        outcome.error = str(failure)
-        if (worker := workers.pop(outcome.case.key, None)) is not None:
-            worker.close()
+def prepare_models(plan: Plan, folder: Path, progress: Progress) -> dict[str, PreparedModel | str]:
+    """The forms of every model of a plan, written into ``folder`` where they must be made; a sentence where one cannot
+    be had."""
+    models: dict[str, PreparedModel | str] = {}
+    for index, entry in enumerate(plan.models):
+        progress(f"preparing {entry.name}", index, len(plan.models))
+        try:
+            models[entry.name] = prepare(entry, folder)
+        except EdgeFerError as error:
+            models[entry.name] = str(error)
+        except (RuntimeError, ValueError) as error:  # torch and onnx have no narrower class for a failed export
+            models[entry.name] = f"cannot be prepared: {type(error).__name__}: {error}"
+    return models
 
 
-def _open(outcome: Outcome, workers: dict[str, Worker], model: PreparedModel | str, plan: Plan) -> None:
+class _Rig:
+    """One case with what is needed to open it again and again."""
+
+    def __init__(
+        self, outcome: Outcome, model: PreparedModel | str, plan: Plan, environment: Mapping[str, str]
+    ) -> None:
+        self.outcome, self._plan, self._environment = outcome, plan, environment
+        self._trained = False
+        self._description: dict[str, Any] = {}
+        try:
+            if isinstance(model, str):
+                raise CaseFailed(model)
+            self._trained = model.trained
+            self._description = _describe(outcome, model)
+        except CaseFailed as failure:
+            outcome.error = str(failure)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Worker]:
+        with Worker(self._plan.timeout_s, self._environment) as worker:
+            ready = worker.ask({"job": self._description})["ready"]
+            self.outcome.executed = str(ready["executed"])
+            yield worker
+
+    def examine(self) -> None:
+        """The first opening builds the engine, which users meet once; and what it really executes is read there."""
+        with self._open() as worker, contextlib.suppress(CaseFailed):  # a case may run without onnx to look into it
+            self.outcome.layers = worker.ask({"layers": True})["layers"]
+
+    def measure(self) -> None:
+        """One round."""
+        outcome, plan = self.outcome, self._plan
+        began = time.perf_counter()
+        with self._open() as worker:
+            cold = 1e3 * (time.perf_counter() - began)
+            worker.ask({"warm_up": plan.warm_up_seconds})
+            answer = worker.ask({"measure": [plan.min_seconds, plan.min_iterations]})
+            peak = worker.ask({"end": True})["peak_rss_bytes"]
+        if outcome.case.runtime != "benchmark-app":  # which converts, compiles and warms up before its first call
+            outcome.cold_starts_ms.append(cold)
+        outcome.rounds_ns.append(answer["samples_ns"])
+        outcome.joules.append(answer["joules"])
+        outcome.peak_rss_bytes = None if peak is None else max(peak, outcome.peak_rss_bytes or 0)
+
+    def score(self, data: Path, split: str | None) -> None:
+        """Accuracy, in a process of its own so that the dataset is in no round's memory."""
+        outcome = self.outcome
+        if not self._trained or outcome.case.runtime == "benchmark-app":
+            return
+        with self._open() as worker:
+            answer = worker.ask({"accuracy": [str(data), split]})
+        outcome.top1, outcome.n, outcome.macro_f1 = answer["top1"], answer["n"], answer["macro_f1"]
+        outcome.top1_interval = (answer["top1_interval"][0], answer["top1_interval"][1])
+        outcome.predictions, outcome.labels = answer["predictions"], answer["labels"]
+
+
+def _describe(outcome: Outcome, model: PreparedModel) -> dict[str, Any]:
+    """What a worker needs to open a case.
+
+    Raises:
+        CaseFailed: this model cannot be run like that.
+    """
     case = outcome.case
-    if isinstance(model, str):
-        raise CaseFailed(model)
     description: dict[str, Any] = {
         "case": case.model_dump(),
         "spec": model.spec.model_dump(mode="json"),
         "bundle": str(model.bundle) if model.bundle else None,
     }
-    if case.runtime == "torch":
+    if case.runtime in TORCH:
         if case.precision != "fp32":
-            raise CaseFailed("torch eager is measured in fp32 only")
+            raise CaseFailed(f"{case.runtime} is measured in fp32 only")
         if model.checkpoint is None:
             raise CaseFailed("the checkpoint that the bundle was made from is not at hand")
         description["checkpoint"] = str(model.checkpoint)
         outcome.file_bytes = model.checkpoint.stat().st_size
-    else:
-        form = model.onnx.get("int8" if case.precision == "int8" else "fp32")
-        if form is None:
-            raise CaseFailed(f"the bundle has no {case.precision} form")
-        description["onnx"] = str(form)
-        outcome.file_bytes = form.stat().st_size
-        # The first opening builds the engine; what users meet every day is the second.
-        first = workers[case.key] = Worker(plan.timeout_s)
-        first.ask({"job": description})
-    starts = []
-    for _ in range(COLD_STARTS):
-        if (previous := workers.pop(case.key, None)) is not None:
-            previous.close()
-        began = time.perf_counter()
-        worker = workers[case.key] = Worker(plan.timeout_s)
-        outcome.executed = str(worker.ask({"job": description})["ready"]["executed"])
-        starts.append(1e3 * (time.perf_counter() - began))
-    outcome.cold_start_ms = statistics.median(starts)
-    worker.ask({"warm_up": plan.warm_up_seconds})
-
-
-def _round(outcome: Outcome, workers: dict[str, Worker], plan: Plan) -> None:
-    worker = workers[outcome.case.key]
-    # A process that slept while others ran has cold caches; a tenth of a round brings it back.
-    worker.ask({"warm_up": plan.min_seconds / 10})
-    outcome.rounds_ns.append(worker.ask({"measure": [plan.min_seconds, plan.min_iterations]})["samples_ns"])
-
-
-def _finish(outcome: Outcome, workers: dict[str, Worker], data: Path | None, split: str | None) -> None:
-    worker = workers[outcome.case.key]
-    if data is not None:
-        answer = worker.ask({"accuracy": [str(data), split]})
-        outcome.top1, outcome.n, outcome.predictions = answer["top1"], answer["n"], answer["predictions"]
-    outcome.peak_rss_bytes = worker.ask({"end": True})["peak_rss_bytes"]
+        return description
+    form = model.onnx.get("int8" if case.precision == "int8" else "fp32")
+    if form is None:
+        raise CaseFailed(f"the bundle has no {case.precision} form")
+    description["onnx"] = str(form)
+    outcome.file_bytes = form.stat().st_size
+    return description

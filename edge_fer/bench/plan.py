@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,12 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from edge_fer.core.errors import BadInputError
+from edge_fer.core.bundle import find_bundle
+from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.spec import Frozen
 
-Runtime = Literal["torch", "onnxruntime", "openvino"]
+Runtime = Literal["torch", "torch-compile", "onnxruntime", "openvino", "benchmark-app"]
+"""``torch`` is eager; ``benchmark-app`` is OpenVINO's own tool on the same network, the yardstick of our calls."""
 
 
 class ModelEntry(Frozen):
@@ -53,9 +56,34 @@ class Case(Frozen):
         return f"{self.model}/{self.runtime}/{self.precision}/t{self.threads}/b{self.batch}"
 
 
+class CameraPlan(Frozen):
+    """Camera to label: the run loop on a clip that is played as a camera.
+
+    Attributes:
+        seconds: how long the camera runs.
+        fps: frames a second; ``None`` takes the clip's own rate. More than the loop can do keeps it busy all the time.
+        clip: a video file; ``None`` is the clip that ships with the project.
+        engine: a bundle; ``None`` is the default model.
+        backend, precision, detector, threads: as ``edge-fer run`` takes them.
+        detect_every: frames between two full searches; ``None`` lets the loop adapt it.
+        min_face: smallest face wanted, in pixels; ``None`` is a ninth of the frame's height.
+    """
+
+    seconds: float = Field(default=20.0, gt=0)
+    fps: float | None = Field(default=None, gt=0)
+    clip: str | None = None
+    engine: str | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    detector: str = "haar"
+    detect_every: int | None = Field(default=None, ge=1)
+    min_face: int | None = Field(default=None, ge=16)
+    threads: int = Field(default=1, ge=1)
+
+
 class Plan(Frozen):
-    """A benchmark. Every case is measured ``rounds`` times, in turn with all others, each time for at least
-    ``min_seconds`` and ``min_iterations``, after ``warm_up_seconds`` in the first round."""
+    """A benchmark. Every case is measured ``rounds`` times, in turn with all others, each time in a fresh process for
+    at least ``min_seconds`` and ``min_iterations``, after ``warm_up_seconds``."""
 
     name: str
     models: tuple[ModelEntry, ...] = Field(min_length=1)
@@ -67,6 +95,7 @@ class Plan(Frozen):
     min_iterations: int = Field(default=20, ge=1)
     warm_up_seconds: float = Field(default=0.5, ge=0)
     timeout_s: float = Field(default=300.0, gt=0)
+    camera: CameraPlan | None = None
 
     @model_validator(mode="after")
     def _expands(self) -> Plan:
@@ -98,6 +127,45 @@ class Plan(Frozen):
         return cases
 
 
+def model_entry(text: str) -> ModelEntry:
+    """A model as people type it: a bundle's folder or shipped name, or an architecture with an optional input size in
+    pixels (``resnet18@112``), whose weights are then untrained.
+
+    Raises:
+        UsageError: the size is no number.
+    """
+    arch, separator, size = text.partition("@")
+    if not separator:
+        try:
+            find_bundle(text)
+        except UsageError:
+            return ModelEntry(name=text, arch=text)
+        return ModelEntry(name=Path(text).name or text, bundle=text)
+    if not size.isdigit():
+        raise UsageError(f"--model {text!r}: {size!r} is no size in pixels.", fix="Write resnet18@112.")
+    return ModelEntry(name=text, arch=arch, size_hw=(int(size), int(size)))
+
+
+def changed(plan: Plan, changes: Mapping[str, object]) -> Plan:
+    """The plan with other values, checked as a whole; ``None`` and empty lists change nothing.
+
+    Raises:
+        UsageError: the values do not fit; the message names them.
+    """
+    wanted = {key: value for key, value in changes.items() if value is not None and value != []}
+    try:
+        return Plan.model_validate(plan.model_dump() | wanted)
+    except ValidationError as error:
+        raise UsageError(f"These options make no plan: {_findings(error)}.") from None
+
+
+def _findings(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'the plan'}: {str(e['msg']).removeprefix('Value error, ')}"
+        for e in error.errors()
+    )
+
+
 def load_plan(path: Path) -> Plan:
     """Read a plan.
 
@@ -112,11 +180,7 @@ def load_plan(path: Path) -> Plan:
     except yaml.YAMLError as error:
         raise BadInputError(f"{path} is not valid YAML: {error}.") from None
     except ValidationError as error:
-        findings = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the plan'}: {str(e['msg']).removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise BadInputError(f"{path} is not a valid plan: {findings}.") from None
+        raise BadInputError(f"{path} is not a valid plan: {_findings(error)}.") from None
 
 
 def default_plan() -> Plan:

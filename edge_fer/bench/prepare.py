@@ -59,14 +59,14 @@ def _from_bundle(name: str) -> PreparedModel:
         from edge_fer.core.files import sha256_file
         from edge_fer.models.checkpoint import find_checkpoint
     except ModuleNotFoundError:
-        return PreparedModel(bundle.manifest.model, path, onnx, None, trained=True)
+        return PreparedModel(bundle.manifest.classifier, path, onnx, None, trained=True)
     try:
         found = find_checkpoint(bundle.manifest.model.name)
         # Only the very weights that the bundle was made from may stand beside it in a table.
         checkpoint = found if sha256_file(found) == bundle.manifest.checkpoint.sha256 else None
     except CheckpointError:
         checkpoint = None
-    return PreparedModel(bundle.manifest.model, path, onnx, checkpoint, trained=True)
+    return PreparedModel(bundle.manifest.classifier, path, onnx, checkpoint, trained=True)
 
 
 def _untrained(entry: ModelEntry, folder: Path) -> PreparedModel:

@@ -1,19 +1,42 @@
-"""Results as tables: on the terminal and as Markdown, from the same rows."""
+"""Results as tables: on the terminal, as Markdown and as CSV, all from the same columns."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_fer.bench.results import BenchResult, CaseResult
+from edge_fer.bench.statistics import Interval
 from edge_fer.core.files import atomic_file
 
-HEADINGS = (
-    "model", "engine", "p50 ms", "p90", "p99", "faces/s", "vs torch", "vs ORT fp32", "cold start s", "file MB",
-    "RSS MB", "top-1", "same label",
-)  # fmt: skip
+SHORT = {
+    "onnxruntime": "ORT",
+    "openvino": "OpenVINO",
+    "torch-compile": "torch.compile",
+    "benchmark-app": "OpenVINO's benchmark_app",
+}
+OWN_CALL_BAR = 0.03
+"""Our engine call should be within this fraction of ``benchmark_app`` for networks above 2 ms."""
+
+Value = float | int | str | None
 
 
-SHORT = {"onnxruntime": "ORT", "openvino": "OpenVINO"}
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, what a case has there, and how that is written.
+
+    Attributes:
+        value: plain value in the unit of the heading, for sorting and CSV; ``None`` is an empty cell.
+        text: the cell for people.
+        wide: only where there is room for it.
+    """
+
+    heading: str
+    value: Callable[[CaseResult], Value]
+    text: Callable[[CaseResult], str]
+    wide: bool = False
 
 
 def engine_name(result: CaseResult) -> str:
@@ -24,66 +47,279 @@ def engine_name(result: CaseResult) -> str:
     return f"{name} {case.precision}" + (f", {', '.join(more)}" if more else "")
 
 
-def _number(value: float | None, pattern: str) -> str:
-    return "" if value is None else format(value, pattern)
+def _figure(heading: str, value: Callable[[CaseResult], float | None], pattern: str, *, wide: bool = False) -> Column:
+    def text(case: CaseResult) -> str:
+        found = value(case)
+        return "" if found is None else format(found, pattern)
+
+    return Column(heading, value, text, wide)
+
+
+def _ratio(
+    heading: str, value: Callable[[CaseResult], float | None], interval: Callable[[CaseResult], Interval | None]
+) -> Column:
+    def text(case: CaseResult) -> str:
+        found, sure = value(case), interval(case)
+        if found is None:
+            return ""
+        # A ratio to itself, and one whose rounds agree to the digit shown, needs no interval.
+        if sure is None or format(sure[0], ".1f") == format(sure[1], ".1f"):
+            return f"{found:.1f}x"
+        return f"{found:.1f}x ({sure[0]:.1f}-{sure[1]:.1f})"
+
+    return Column(heading, value, text)
+
+
+def _scaled(value: float | None, divisor: float) -> float | None:
+    return None if value is None else value / divisor
+
+
+def _accuracy(case: CaseResult) -> str:
+    if case.top1 is None:
+        return ""
+    return f"{case.top1:.2%}" + (
+        f" ({case.top1_interval[0]:.1%}-{case.top1_interval[1]:.1%})" if case.top1_interval else ""
+    )
+
+
+def executed_layers(case: CaseResult) -> str:
+    """Weighted layers by the precision that they are computed in, most of them first."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(case.layers.items(), key=lambda item: -item[1]))
+
+
+COLUMNS = (
+    Column("model", lambda c: c.case.model, lambda c: c.case.model),
+    Column("engine", engine_name, engine_name),
+    Column(
+        "p50 ms",
+        lambda c: c.p50_ms,
+        lambda c: "-" if c.p50_ms is None else f"{'~' if c.noisy else ''}{c.p50_ms:.3f}",
+    ),
+    _figure("p90", lambda c: c.p90_ms, ".3f", wide=True),
+    _figure("p99", lambda c: c.p99_ms, ".3f"),
+    _figure("faces/s", lambda c: c.faces_per_s, ",.0f", wide=True),
+    _ratio("vs torch", lambda c: c.speedup_torch, lambda c: c.speedup_torch_interval),
+    _ratio("vs ORT fp32", lambda c: c.speedup_ort_fp32, lambda c: c.speedup_ort_fp32_interval),
+    _figure("of bound", lambda c: c.attained, ".0%"),
+    _figure("cold start s", lambda c: _scaled(c.cold_start_ms, 1e3), ".2f", wide=True),
+    _figure("file MB", lambda c: _scaled(c.file_bytes, 1e6), ".1f"),
+    _figure("RSS MB", lambda c: _scaled(c.peak_rss_bytes, 1e6), ",.0f", wide=True),
+    _figure("mJ/face", lambda c: _scaled(c.joules_per_face, 1e-3), ".2f", wide=True),
+    Column("executed layers", executed_layers, executed_layers, wide=True),
+    Column("top-1", lambda c: c.top1, _accuracy),
+    _figure("macro-F1", lambda c: c.macro_f1, ".3f", wide=True),
+    _figure("same label", lambda c: c.agreement_fp32, ".2%"),
+    Column("front", lambda c: int(c.pareto), lambda c: "●" if c.pareto else ""),
+)
+HEADINGS = tuple(column.heading for column in COLUMNS)
 
 
 def row(result: CaseResult) -> tuple[str, ...]:
     """Cells under :data:`HEADINGS`; a noisy median is marked with ``~``, a failed case shows a dash."""
-    if result.error:
-        return (result.case.model, engine_name(result), "-", *[""] * (len(HEADINGS) - 3))
-    return (
-        result.case.model,
-        engine_name(result),
-        f"{'~' if result.noisy else ''}{result.p50_ms:.3f}",
-        _number(result.p90_ms, ".3f"),
-        _number(result.p99_ms, ".3f"),
-        _number(result.faces_per_s, ",.0f"),
-        f"{result.speedup_torch:.1f}x" if result.speedup_torch is not None else "",
-        f"{result.speedup_ort_fp32:.1f}x" if result.speedup_ort_fp32 is not None else "",
-        _number(result.cold_start_ms and result.cold_start_ms / 1e3, ".2f"),
-        _number(result.file_bytes and result.file_bytes / 1e6, ".1f"),
-        _number(result.peak_rss_bytes and result.peak_rss_bytes / 1e6, ",.0f"),
-        _number(result.top1, ".2%"),
-        _number(result.agreement_fp32, ".2%"),
-    )
+    return tuple(column.text(result) for column in COLUMNS)
+
+
+def used_columns(cases: Sequence[CaseResult]) -> tuple[Column, ...]:
+    """Those that say something about at least one case; model, engine and median always."""
+    return tuple(c for i, c in enumerate(COLUMNS) if i < 3 or any(c.text(case) for case in cases))
 
 
 def notes(result: BenchResult) -> list[str]:
     """What a reader must know to read the table."""
     plan = result.plan
     found = [
-        f"{result.device}; {plan.rounds} rounds of at least {plan.min_seconds:g} s a case, interleaved, one process a "
-        f"case; edge-fer {result.edge_fer_version}, {result.measured_utc}.",
-        "Ratios: medians of the same round. Cold start: process start to the first result, engine cache warm. "
-        "`fp32` of OpenVINO is its f32 hint, not its default.",
+        f"{result.device}; {plan.rounds} rounds of at least {plan.min_seconds:g} s a case, interleaved, a fresh "
+        f"process for every case of every round, one alive at a time; edge-fer {result.edge_fer_version}, "
+        f"{', '.join(f'{name} {version}' for name, version in result.packages.items())}, {result.measured_utc}.",
+        "Ratios: medians of the same round, with their 95 % bootstrap interval over rounds. Cold start: process start "
+        "to the first result, engine cache warm. `fp32` of OpenVINO is its f32 hint, not its default.",
+        f"The machine: {_conditions(result)}. Taking a time costs {result.clock_overhead_us:.2f} µs a call.",
     ]
+    if any(case.layers for case in result.cases):
+        found.append("Executed layers: convolutions and dense layers of the loaded network, by what computes them.")
     if result.data:
-        found.append(f"Accuracy on {result.data}; same label: as ONNX Runtime fp32 gives.")
+        found.append(
+            f"Accuracy on {result.data} with a 95 % bootstrap interval; same label: as fp32 gives. ●: no other case "
+            "with as many threads and faces is both faster and at least as accurate."
+        )
     if result.untrained:
         found.append(f"Untrained weights, speed only: {', '.join(result.untrained)}.")
+    if result.peaks is not None:
+        found.append(
+            "Of bound: modelled lower bound over the median; per layer the larger of arithmetic and memory, from peaks "
+            f"measured here: {_peaks(result)}."
+        )
+    found += _own_call(result)
     found += [f"Failed: {case.case.model}, {engine_name(case)}: {case.error}." for case in result.cases if case.error]
     if any(case.noisy for case in result.cases):
         found.append("~: the rounds of this case differ by more than 10 %.")
     return found
 
 
-def to_markdown(result: BenchResult) -> str:
-    """A table that GitHub renders, with its notes."""
-    rows = [row(case) for case in result.cases]
-    used = [i for i in range(len(HEADINGS)) if i < 3 or any(cells[i] for cells in rows)]
-    lines = [
-        "| " + " | ".join(HEADINGS[i] for i in used) + " |",
-        "|" + "|".join("---" if i < 2 else "--:" for i in used) + "|",
-        *("| " + " | ".join(cells[i].replace("|", "/") for i in used) + " |" for cells in rows),
+def _conditions(result: BenchResult) -> str:
+    def both(text: Callable[[float], str], before: float | None, after: float | None) -> str:
+        if before is None or after is None:
+            return ""
+        return f"{text(before)} before, {text(after)} after"
+
+    before, after = result.before, result.after
+    parts = [
+        both(lambda v: f"{v:.0f} MHz", before.clock_mhz, after.clock_mhz),
+        both(lambda v: f"load {v:.1f}", before.load_1m, after.load_1m),
+        both(lambda v: f"{v:.0f} °C", before.temperature_c, after.temperature_c),
     ]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(result)), ""])
+    if result.disturbance is not None:
+        parts.append(
+            f"other programs took {result.disturbance.others:.1%} of the processor meanwhile, the hypervisor "
+            f"{result.disturbance.stolen:.1%}"
+        )
+    parts += [sentence for sentence in before.noise if not sentence.startswith("other programs")]
+    return "; ".join(part for part in parts if part) or "it tells nothing about itself"
 
 
-def write_markdown(path: Path, result: BenchResult, command: str) -> None:
-    """Write a page with the table and the command that repeats it."""
+def _peaks(result: BenchResult) -> str:
+    assert result.peaks is not None
+    return ", ".join(
+        f"{peak.precision} {peak.ops_per_s / 1e9:,.0f} Gop/s with {peak.threads} thread{'s' * (peak.threads > 1)} "
+        f"({SHORT.get(peak.engine, peak.engine)})"
+        for peak in result.peaks.compute
+    )
+
+
+def _own_call(result: BenchResult) -> list[str]:
+    """How our engine calls compare with OpenVINO's own tool."""
+    pairs = []
+    for case in result.cases:
+        app = result.case(case.case.model_copy(update={"runtime": "benchmark-app"}).key)
+        if case.case.runtime == "openvino" and app is not None and case.p50_ms and app.p50_ms:
+            extra = 1e3 * (case.p50_ms - app.p50_ms)
+            share = case.p50_ms / app.p50_ms - 1
+            pairs.append(f"{case.case.model} {engine_name(case)} {extra:+.0f} µs a call ({share:+.1%})")
+    return [f"Our call against OpenVINO's benchmark_app: {'; '.join(pairs)}."] if pairs else []
+
+
+def to_markdown(result: BenchResult) -> str:
+    """Tables that GitHub renders, with their notes."""
+    columns = used_columns(result.cases)
+    rows = [[column.text(case) for column in columns] for case in result.cases]
+    parts = [_table([column.heading for column in columns], rows, left=2), *(f"- {note}" for note in notes(result)), ""]
+    if result.camera is not None:
+        parts += camera_markdown(result)
+    if result.bounds:
+        parts += bounds_markdown(result)
+    return "\n".join(parts)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
+    lines = [
+        "| " + " | ".join(headings) + " |",
+        "|" + "|".join("---" if i < left else "--:" for i in range(len(headings))) + "|",
+        *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def camera_rows(result: BenchResult) -> list[tuple[str, ...]]:
+    """``(what, p50, p90, p99, largest)`` in milliseconds: each stage, then the age of a frame."""
+    assert result.camera is not None
+    parts = [*result.camera.stages.items(), ("frame age: arrival to labels", result.camera.age)]
+    return [(name, *(f"{v:.2f}" for v in (s.p50, s.p90, s.p99, s.maximum))) for name, s in parts]
+
+
+def camera_sentences(result: BenchResult) -> list[str]:
+    """The camera run in words."""
+    camera = result.camera
+    assert camera is not None
+    found = [
+        f"{camera.camera}; detector {camera.detector}; {camera.engine}.",
+        f"{camera.frames} frames labelled ({camera.labelled_fps:.1f} a second), {camera.dropped} dropped, "
+        f"{camera.faces} faces, {camera.cpu_ms_per_frame:.1f} ms of processor time a labelled frame.",
+    ]
+    if (pair := camera.burst_and_sustained()) is not None:
+        first, last = camera.windows[0], camera.windows[-1]
+        clocks = (
+            f"; clock {first.clock_mhz:.0f} to {last.clock_mhz:.0f} MHz" if first.clock_mhz and last.clock_mhz else ""
+        )
+        heat = (
+            f"; {first.temperature_c:.0f} to {last.temperature_c:.0f} °C"
+            if first.temperature_c is not None and last.temperature_c is not None
+            else ""
+        )
+        found.append(
+            f"Burst {pair[0]:.1f} labelled frames a second, sustained {pair[1]:.1f} (median of the last third of "
+            f"{camera.seconds:.0f} s){clocks}{heat}."
+        )
+    return found
+
+
+def camera_markdown(result: BenchResult) -> list[str]:
+    headings = ("milliseconds", "p50", "p90", "p99", "largest")
+    return [
+        "## Camera to label",
+        "",
+        _table(headings, camera_rows(result), left=1),
+        *(f"- {sentence}" for sentence in camera_sentences(result)),
+        "",
+    ]
+
+
+def bound_rows(result: BenchResult) -> list[tuple[str, ...]]:
+    """``(device, model, precision, faces, GMAC, ms, kind, memory-bound part)`` of every bound."""
+    return [
+        (
+            bound.device if bound.measured_ms is None else bound.measured_by,
+            bound.model,
+            bound.precision,
+            str(bound.batch),
+            f"{bound.gmac:.3f}",
+            f"≥ {bound.bound_ms:.2f}" if bound.measured_ms is None else f"{bound.measured_ms:.2f}",
+            bound.kind if bound.measured_ms is None else f"measured, {bound.bound_ms / bound.measured_ms:.0%} of bound",
+            f"{bound.memory_share:.0%}",
+        )
+        for bound in result.bounds
+    ]
+
+
+BOUND_HEADINGS = ("device", "model", "precision", "faces", "GMAC", "ms", "kind", "memory-bound")
+
+
+def bounds_markdown(result: BenchResult) -> list[str]:
+    return [
+        "## Other devices",
+        "",
+        "Modelled bounds are arithmetic on data sheets (`edge_fer/bench/device_profiles.yaml` names the sources), not "
+        "measurements: no engine can be faster, and real ones are slower. A submitted measurement replaces its bound.",
+        "",
+        _table(BOUND_HEADINGS, bound_rows(result), left=3),
+    ]
+
+
+def write_markdown(path: Path, result: BenchResult, command: str, pictures: Sequence[tuple[str, str]] = ()) -> None:
+    """Write a page with the tables and the command that repeats them.
+
+    Args:
+        pictures: (what it shows, path as the page must write it).
+    """
+    shown = "".join(f"![{title}]({target})\n\n" for title, target in pictures)
     with atomic_file(path) as temporary:
         temporary.write_text(
-            f"# Benchmark `{result.plan.name}`\n\n{to_markdown(result)}\nRepeat with:\n\n```\n{command}\n```\n",
+            f"# Benchmark `{result.plan.name}`\n\n{shown}{to_markdown(result)}\nRepeat with:\n\n```\n{command}\n```\n",
             encoding="utf-8",
         )
+
+
+def write_csv(path: Path, result: BenchResult) -> None:
+    """Write plain values, a row a case: every column, empty where there is nothing, ratios with their intervals."""
+    extra: tuple[tuple[str, Callable[[CaseResult], Interval | None]], ...] = (
+        ("vs torch", lambda c: c.speedup_torch_interval),
+        ("vs ORT fp32", lambda c: c.speedup_ort_fp32_interval),
+        ("top-1", lambda c: c.top1_interval),
+    )
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        bounds = [f"{name} {end}" for name, _ in extra for end in ("low", "high")]
+        writer.writerow(["key", *HEADINGS, *bounds, "noisy", "error"])
+        for case in result.cases:
+            cells = [column.value(case) for column in COLUMNS]
+            ends = [end for _, interval in extra for end in (interval(case) or (None, None))]
+            writer.writerow([case.case.key, *cells, *ends, int(case.noisy), case.error])

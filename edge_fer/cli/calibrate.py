@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_fer.data.calibration_set import CalibrationSet
 
 
 def calibrate(
@@ -43,4 +49,24 @@ def calibrate(
 
         shown = draw_contact_sheet(sheet, found)
         console.print(f"contact sheet with {shown} of the faces: {sheet}", highlight=False)
+    _show_known_ranges(console, found)
     console.print(f"Next: edge-fer compile CHECKPOINT --calibration {faces}", highlight=False)
+
+
+def _show_known_ranges(console: Console, found: CalibrationSet) -> None:
+    """Ranges that an earlier compile measured on exactly these faces."""
+    try:
+        from edge_fer.compile.range_cache import RangeCache
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "onnx":
+            raise
+        return  # Without onnx nothing was ever compiled here.
+    cache = RangeCache()
+    known = [entry.calibration for entry in cache.entries().values() if entry.calibration.data_sha256 == found.sha256]
+    for ranges in known:
+        console.print(
+            f"ranges known: {len(ranges.tensors)} tensors of network {ranges.model_sha256[:12]}, {ranges.method}",
+            highlight=False,
+        )
+    if known:
+        console.print(f"in {cache.path}", highlight=False, soft_wrap=True)

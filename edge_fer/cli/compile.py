@@ -12,7 +12,7 @@ from edge_fer.core.errors import MissingDependencyError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edge_fer.compile.report import CandidateReport, CompileReport
+    from edge_fer.compile.report import CandidateReport, CompileReport, DetectorReport
     from edge_fer.core.manifest import GateRecord
 
 
@@ -40,6 +40,11 @@ def compile_command(
     gate: bool = typer.Option(True, "--gate/--no-gate", help="Refuse int8 that loses more than --max-drop."),
     min_speedup: float | None = typer.Option(
         None, "--min-speedup", help="Choose int8 only when it is this many times faster than fp32 here."
+    ),
+    bias_correction: bool = typer.Option(
+        False,
+        "--bias-correction/--no-bias-correction",
+        help="Mend the shift that int8 gives the mean of every layer, measured on --calibration.",
     ),
     trt_dialect: bool = typer.Option(False, "--trt-dialect", help="Also write the int8 form for TensorRT."),
     build: bool = typer.Option(
@@ -72,8 +77,9 @@ def compile_command(
         raise MissingDependencyError(missing, extra="compile", purpose="compiling a checkpoint") from None
     from rich.console import Console
 
+    from edge_fer.compile.report import DetectorReport
     from edge_fer.compile.request import CompileRequest
-    from edge_fer.models.checkpoint import ContractOverrides, find_checkpoint
+    from edge_fer.models.checkpoint import ContractOverrides, find_checkpoint, holds_detector
 
     if colour not in (None, "gray", "grey", "rgb"):
         raise UsageError(f"Unknown colour {colour!r}.", fix="Known: gray, rgb.")
@@ -89,6 +95,7 @@ def compile_command(
         max_drop=max_drop,
         gate=gate,
         min_speedup=min_speedup,
+        bias_correction=bias_correction,
         trt_dialect=trt_dialect,
         build=build,
         threads=threads,
@@ -113,11 +120,53 @@ def compile_command(
         def step(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
-        report = compile_model(request, step)
+        if holds_detector(request.checkpoint):
+            from edge_fer.compile.compile_detector import compile_detector
+
+            found: CompileReport | DetectorReport = compile_detector(request, step)
+        else:
+            found = compile_model(request, step)
+    if isinstance(found, DetectorReport):
+        _report_detector(Console(), found, as_json=as_json)
+        return
+    report = found
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         _show(Console(), report)
+
+
+def _report_detector(console: Console, report: DetectorReport, *, as_json: bool) -> None:
+    """What compiling a face detector gave: a row per engine, compared find by find with the reference."""
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+        return
+    from rich.table import Table
+
+    console.print(
+        f"[bold]{report.model}[/]: {report.parameters:,} parameters, {report.macs / 1e6:.0f} MMAC at its own input size"
+    )
+    if report.calibration:
+        console.print(f"int8: {report.calibration}", highlight=False)
+    table = Table("backend", "precision", "same faces as fp32", "corners apart", "canary gap")
+    for held in report.held:
+        mark = " (chosen)" if (held.backend, held.precision) == report.chosen else ""
+        cells = (
+            (held.error or "failed", "", "")
+            if held.error
+            else (
+                "reference" if held.agreement is None else f"{held.agreement:.1%}",
+                "" if held.box_gap_px is None else f"{held.box_gap_px:.2f} px at most",
+                f"{held.canary_gap:.2g}",
+            )
+        )
+        table.add_row(held.backend + mark, held.precision, *cells)
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False)
+    console.print(f"Engine: {report.reason}", highlight=False)
+    console.print(f"Bundle: {report.bundle} ({report.seconds:.0f} s)", highlight=False)
+    console.print(f"Next: edge-fer run --detector edge-fer-face={report.bundle} --demo", highlight=False)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -228,7 +277,10 @@ def _row(candidate: CandidateReport, measured: bool) -> list[str]:
 def _gate_sentence(gate: GateRecord) -> str:
     if gate.drop is None or gate.drop_interval is None:
         return "Accuracy gate: not applied, no --data was given."
+    classes = ", ".join(f"{name} {points:+.1f}" for name, points in gate.harmed_classes.items())
     measured = f"the worst int8 drop is {_drop(gate.drop, gate.drop_interval)} points on {gate.n} faces"
+    if classes:
+        measured += f", and classes lose recall beyond chance: {classes}"
     if not gate.applied:
         return f"Accuracy gate: switched off; {measured}."
     verdict = "passed" if gate.passed else "not passed"

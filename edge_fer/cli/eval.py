@@ -121,8 +121,8 @@ def _engine(
     engine, _ = open_best(path, backend=backend, precision=precision, threads=threads)
     with engine:
         manifest = engine.manifest
-        logits = predict(engine, samples, manifest.model.preprocess, progress)
-    return manifest.model, path.name, (manifest.backend, manifest.backend_version, manifest.precision), logits
+        logits = predict(engine, samples, manifest.classifier.preprocess, progress)
+    return manifest.classifier, path.name, (manifest.backend, manifest.backend_version, manifest.precision), logits
 
 
 def _show(console: Console, evaluation: Evaluation) -> None:

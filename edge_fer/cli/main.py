@@ -12,6 +12,7 @@ import traceback
 import typer
 
 from edge_fer import __version__
+from edge_fer.cli.optional_value import CommandWithOptionalValues
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.registry import resolve
 
@@ -20,7 +21,8 @@ COMMANDS: dict[str, str] = {
     "compile": "edge_fer.cli.compile:compile_command",
     "calibrate": "edge_fer.cli.calibrate:calibrate",
     "eval": "edge_fer.cli.eval:evaluate",
-    "bench": "edge_fer.cli.bench:bench",
+    "bench": "edge_fer.cli.bench:app",
+    "plan": "edge_fer.cli.plan:plan",
     "train": "edge_fer.cli.train:train",
     "verify": "edge_fer.cli.verify:verify",
     "doctor": "edge_fer.cli.doctor:doctor",
@@ -37,7 +39,11 @@ app = typer.Typer(
     "(AI Act, Art. 5(1)(f)); people must be told when it is used (Art. 50(3)). Frames stay on this machine.",
 )
 for _name in COMMANDS:
-    app.command(_name)(resolve(COMMANDS, _name, what="command"))
+    _found = resolve(COMMANDS, _name, what="command")
+    if isinstance(_found, typer.Typer):
+        app.add_typer(_found, name=_name)
+    else:
+        app.command(_name, cls=CommandWithOptionalValues)(_found)
 
 
 def _version(shown: bool) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_fer.bench.plan import Plan, default_plan, load_plan
-from edge_fer.core.errors import BadInputError
+from edge_fer.bench.plan import ModelEntry, Plan, changed, default_plan, load_plan, model_entry
+from edge_fer.core.errors import BadInputError, UsageError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmarks" / "plans"
 
@@ -52,6 +52,26 @@ def test_a_wrong_plan_names_its_mistake(tmp_path: Path, text: str, says: str) ->
     path.write_text(text)
     with pytest.raises(BadInputError, match=says):
         load_plan(path)
+
+
+def test_models_are_typed_as_bundles_or_as_architectures(tmp_path: Path) -> None:
+    assert model_entry("edge-fer-compact").bundle == "edge-fer-compact"
+    assert model_entry(str(tmp_path)) == ModelEntry(name=tmp_path.name, bundle=str(tmp_path))
+    assert model_entry("resnet18@112") == ModelEntry(name="resnet18@112", arch="resnet18", size_hw=(112, 112))
+    assert model_entry("resnet18").arch == "resnet18"
+    with pytest.raises(UsageError, match="no size"):
+        model_entry("resnet18@big")
+
+
+def test_options_change_a_plan_and_wrong_ones_are_named() -> None:
+    plan = changed(default_plan(), {"threads": [2, 4], "run": ["openvino:int8"], "rounds": None, "batches": []})
+    assert plan.threads == (2, 4)
+    assert plan.rounds == default_plan().rounds
+    assert len(plan.cases()) == 2 * 2
+    with pytest.raises(UsageError, match="runtime"):
+        changed(plan, {"run": ["coreml:int8"]})
+    with pytest.raises(UsageError, match="same name"):
+        changed(plan, {"models": [{"name": "a", "bundle": "a"}] * 2})
 
 
 def test_a_missing_plan_is_named(tmp_path: Path) -> None:

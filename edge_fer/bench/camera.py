@@ -1,0 +1,244 @@
+"""Camera to label, measured on a clip that is played as a camera: ``python -m edge_fer.bench.camera`` in a process of
+its own, which reads a plan from standard input and writes one line of JSON.
+
+Frame age begins where a sensor would have delivered the picture and ends when its labels are known; a frame that
+nobody was ready for is dropped, and counted. Long runs are cut into windows, so that a machine that grows hot and slow
+shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_fer.bench.conditions import clock_mhz, temperature_c
+from edge_fer.bench.plan import CameraPlan
+from edge_fer.core.errors import EdgeFerError
+from edge_fer.core.spec import Frozen
+
+if TYPE_CHECKING:
+    from edge_fer.runtime.results import FrameResult
+    from edge_fer.runtime.timing import Reservoir
+
+WINDOWS = 20
+SHORTEST_WINDOW_S = 1.0
+START_S = 240.0
+"""Opening the engine, on top of the camera's own time: the first time on a machine it is built."""
+
+
+class Spread(Frozen):
+    """Milliseconds."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    maximum: float
+
+
+class Window(Frozen):
+    """A twentieth of a run, at least a second; it began ``start_s`` after the first label. ``fps`` is of labelled
+    frames."""
+
+    start_s: float
+    frames: int
+    fps: float
+    age_p50_ms: float
+    age_p99_ms: float
+    clock_mhz: float | None
+    temperature_c: float | None
+
+
+class CameraResult(Frozen):
+    """Camera to label.
+
+    Attributes:
+        camera: what was played, at which rate.
+        engine: model, backend, precision and threads.
+        frames, dropped: labelled frames and frames that came while the loop was busy.
+        labelled_fps: labelled frames a second.
+        cpu_ms_per_frame: processor time of the whole process for each labelled frame.
+        age: from a frame's arrival to its labels.
+        stages: per stage of the loop, in its order.
+        windows: in order of time.
+    """
+
+    plan: CameraPlan
+    camera: str
+    engine: str
+    detector: str
+    frames: int
+    dropped: int
+    faces: int
+    seconds: float
+    labelled_fps: float
+    cpu_ms_per_frame: float
+    age: Spread
+    stages: dict[str, Spread]
+    windows: tuple[Window, ...]
+
+    def burst_and_sustained(self) -> tuple[float, float] | None:
+        """Labelled frames a second in the first window and, median, in the last third; ``None`` without windows."""
+        if len(self.windows) < 3:
+            return None
+        late = self.windows[-(len(self.windows) // 3) :]
+        return self.windows[0].fps, statistics.median(window.fps for window in late)
+
+
+def measure_camera(plan: CameraPlan) -> CameraResult:
+    """Run the loop in a fresh process.
+
+    Raises:
+        EdgeFerError: it failed, crashed or did not end; the message says which.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_fer.bench.camera"],
+            input=plan.model_dump_json(),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=2 * plan.seconds + START_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise EdgeFerError(f"The camera run of {plan.seconds:g} s did not end.") from None
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, json.JSONDecodeError):
+        words = [line.strip() for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise EdgeFerError(": ".join([f"The camera run crashed (status {done.returncode})", *words]) + ".") from None
+    if "error" in answer:
+        raise EdgeFerError(str(answer["error"]))
+    return CameraResult.model_validate(answer)
+
+
+class _Recorder:
+    """A sink that keeps when each frame was labelled and how old it was."""
+
+    name, lossless = "recorder", True
+
+    def __init__(self, span_s: float) -> None:
+        self.labelled_ns: list[int] = []
+        self.ages_ms: list[float] = []
+        self.clocks: list[tuple[int, float | None, float | None]] = []
+        self._every_ns = round(1e9 * max(SHORTEST_WINDOW_S, span_s / WINDOWS))
+
+    def write(self, result: FrameResult) -> None:
+        now = time.perf_counter_ns()
+        self.labelled_ns.append(now)
+        self.ages_ms.append(result.age_ms)
+        if not self.clocks or now - self.clocks[-1][0] >= self._every_ns:
+            self.clocks.append((now, clock_mhz(), temperature_c()))
+
+    def close(self, *, complete: bool) -> None: ...
+
+    def windows(self) -> tuple[Window, ...]:
+        """Equal parts of the time between the first and the last label; the last one is left out if it is short."""
+        times, ages = np.asarray(self.labelled_ns), np.asarray(self.ages_ms)
+        if len(times) < 2:
+            return ()
+        place = (times - times[0]) // self._every_ns
+        found = []
+        for index in range(int(place[-1]) + 1):
+            inside = place == index
+            if not inside.any() or times[-1] < times[0] + (index + 0.9) * self._every_ns:
+                continue
+            p50, p99 = np.percentile(ages[inside], [50, 99])
+            clock = self.clocks[min(index, len(self.clocks) - 1)]
+            found.append(
+                Window(
+                    start_s=index * self._every_ns / 1e9,
+                    frames=int(inside.sum()),
+                    fps=float(inside.sum() / (self._every_ns / 1e9)),
+                    age_p50_ms=float(p50),
+                    age_p99_ms=float(p99),
+                    clock_mhz=clock[1],
+                    temperature_c=clock[2],
+                )
+            )
+        return tuple(found)
+
+
+def run_camera(plan: CameraPlan) -> CameraResult:
+    """Run the loop in this process.
+
+    Raises:
+        EdgeFerError: a part cannot be opened or fails; or no frame was labelled.
+    """
+    import cv2
+
+    from edge_fer.backends.choose import open_best
+    from edge_fer.backends.face_detector import open_face_detector
+    from edge_fer.core.bundle import find_bundle
+    from edge_fer.runtime.pipeline import Pipeline
+    from edge_fer.runtime.sources.synthetic import SyntheticCamera
+
+    cv2.setNumThreads(1)
+    engine, _ = open_best(
+        find_bundle(plan.engine), backend=plan.backend, precision=plan.precision, threads=plan.threads
+    )
+    clip = Path(plan.clip) if plan.clip else Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
+    recorder = _Recorder(plan.seconds)
+    with engine:
+        probe = SyntheticCamera(clip, pool_size=1, fps=plan.fps, frames=1)
+        probe.close()
+        detector = open_face_detector(plan.detector, min_face_px=plan.min_face or max(16, probe.info.height // 9))
+        frames = max(2, round(plan.seconds * probe.info.fps))
+        camera = SyntheticCamera(clip, pool_size=Pipeline.frames_held(1), fps=plan.fps, frames=frames)
+        try:
+            pipeline = Pipeline(camera, detector, engine, [recorder], detect_every=plan.detect_every)
+            stats = pipeline.run()
+        finally:
+            camera.close()
+        manifest, info = engine.manifest, camera.info
+    age = _spread(stats.age)
+    if age is None:
+        raise EdgeFerError("The camera run labelled no frame.")
+    return CameraResult(
+        plan=plan,
+        camera=f"{info.description}, {info.width}x{info.height}",
+        engine=f"{manifest.model.name}, {manifest.backend} {manifest.precision}, "
+        f"{plan.threads} thread{'s' * (plan.threads > 1)}",
+        detector=detector.name,
+        frames=stats.frames,
+        dropped=stats.dropped,
+        faces=stats.faces,
+        seconds=stats.seconds,
+        labelled_fps=stats.fps,
+        cpu_ms_per_frame=1e3 * stats.cpu_seconds / stats.frames,
+        age=age,
+        stages={name: spread for name, times in stats.stages.items() if (spread := _spread(times)) is not None},
+        windows=recorder.windows(),
+    )
+
+
+def _spread(times: Reservoir) -> Spread | None:
+    found = times.percentiles()
+    if found is None:
+        return None
+    return Spread(mean=found.mean, p50=found.p50, p90=found.p90, p99=found.p99, maximum=found.maximum)
+
+
+def main() -> None:
+    # Libraries may print; only the answer belongs on standard output.
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        answer = run_camera(CameraPlan.model_validate_json(sys.stdin.read())).model_dump_json()
+    except EdgeFerError as error:
+        answer = json.dumps({"error": str(error)})
+    pipe.write(answer + "\n")
+    pipe.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One HTML page of a result: tables that sort by a click, and nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from edge_fer.bench.report import (
+    BOUND_HEADINGS,
+    Value,
+    bound_rows,
+    camera_rows,
+    camera_sentences,
+    notes,
+    used_columns,
+)
+from edge_fer.bench.results import BenchResult
+from edge_fer.core.files import atomic_file
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --muted: #5d6673; --rule: #d5dae1; --front: #e7f0fa; --paper: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ee; --muted: #9aa4b2; --rule: #343b45; --front: #1d3046; --paper: #14181d; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
+  max-width: 90rem; padding: 0 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
+th.text, td.text { text-align: left; }
+th button { all: unset; cursor: pointer; font-weight: 600; color: var(--muted); }
+th button:focus-visible { outline: 2px solid currentColor; }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
+tr.front td { background: var(--front); }
+tr.failed td { color: var(--muted); }
+li, .muted { color: var(--muted); }
+img { max-width: 100%; background: #fff; }
+"""
+
+SCRIPT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("th").forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    table.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const key = row => row.cells[column].dataset.value;
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");      // empty cells last, whichever way
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+      return up ? order : -order;
+    });
+    table.tBodies[0].append(...rows);
+  }));
+}
+"""
+
+
+def write_html(path: Path, result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> None:
+    """Write the page.
+
+    Args:
+        pictures: (what it shows, file name beside the page).
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_text(to_html(result, pictures), encoding="utf-8")
+
+
+def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> str:
+    """The page as text; every value of the result is escaped."""
+    columns = used_columns(result.cases)
+    rows = []
+    for case in result.cases:
+        kind = "failed" if case.error else "front" if case.pareto else ""
+        rows.append((kind, [(column.value(case), column.text(case)) for column in columns]))
+    title = f"Benchmark {result.plan.name}: {result.device}"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        '<p class="muted">Click a heading to sort. Coloured rows: no other case is both faster and as accurate.</p>',
+        _table([column.heading for column in columns], rows, texts=2),
+        _list(notes(result)),
+        *(f'<p><img src="{escape(name)}" alt="{escape(text)}"></p>' for text, name in pictures),
+    ]
+    if result.camera is not None:
+        plain = [("", [_cell(cell) for cell in row]) for row in camera_rows(result)]
+        parts += ["<h2>Camera to label</h2>", _table(("milliseconds", "p50", "p90", "p99", "largest"), plain, texts=1)]
+        parts.append(_list(camera_sentences(result)))
+    if result.bounds:
+        plain = [("", [_cell(cell) for cell in row]) for row in bound_rows(result)]
+        parts += [
+            "<h2>Other devices</h2>",
+            "<p>Modelled bounds are arithmetic on data sheets, not measurements: no engine can be faster.</p>",
+            _table(BOUND_HEADINGS, plain, texts=3),
+        ]
+    return "\n".join([*parts, f"<script>{SCRIPT}</script></body></html>", ""])
+
+
+def _cell(text: str) -> tuple[Value, str]:
+    number = text.removeprefix("≥ ").removesuffix("%")
+    try:
+        return float(number), text
+    except ValueError:
+        return text, text
+
+
+def _table(headings: Sequence[str], rows: Sequence[tuple[str, list[tuple[Value, str]]]], *, texts: int) -> str:
+    def kind(index: int) -> str:
+        return ' class="text"' if index < texts else ""
+
+    head = "".join(f'<th scope="col"{kind(i)}><button>{escape(text)}</button></th>' for i, text in enumerate(headings))
+    body = []
+    for name, cells in rows:
+        inner = "".join(
+            f'<td{kind(i)} data-value="{escape("" if value is None else str(value))}">{escape(text)}</td>'
+            for i, (value, text) in enumerate(cells)
+        )
+        body.append(f'<tr class="{name}">{inner}</tr>')
+    return (
+        f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"

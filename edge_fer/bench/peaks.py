@@ -1,0 +1,208 @@
+"""What this processor can do at best, measured: arithmetic in large convolutions, and memory by copying.
+
+A matrix product in NumPy or torch is no peak here: on the machine that this was written on, convolutions of the
+inference libraries run twice as fast. So the peak is what the fastest of our backends reaches in stacks of 3x3
+convolutions that are large enough to keep every unit busy.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from edge_fer.bench.measure import CaseFailed, Worker
+from edge_fer.bench.plan import Case
+from edge_fer.core.errors import MissingDependencyError
+from edge_fer.core.spec import Frozen, ModelSpec, PreprocessSpec
+
+STACKS = ((128, 56, 4), (256, 28, 4), (512, 14, 4))
+"""(channels, height and width, convolutions): 0.5 GMAC each layer, as in the stages of a ResNet."""
+WAYS = (
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+COPY_BYTES = tuple(1 << power for power in (19, 21, 23, 25, 27, 29))
+"""Sizes of what is copied: 0.5 MiB, which a core's own cache holds, to 512 MiB, which few caches do."""
+TIMEOUT_S = 120.0
+
+
+class ComputePeak(Frozen):
+    """Operations a second (a multiply-accumulate is two), with the engine and the stack that reached them."""
+
+    precision: str
+    threads: int
+    ops_per_s: float
+    engine: str
+    stack: str
+
+
+class CopyRate(Frozen):
+    """Bytes a second, read and written together, of ``numpy.copyto`` between two arrays of ``size_bytes`` in sum."""
+
+    size_bytes: int
+    threads: int
+    bytes_per_s: float
+
+
+class CpuPeaks(Frozen):
+    """Measured peaks of this machine. Reaching 100 % of a bound made of them is possible, going beyond means that a
+    smaller problem than ours ran even better; such a figure is shown as it is."""
+
+    compute: tuple[ComputePeak, ...]
+    copy_rates: tuple[CopyRate, ...]
+
+    def ops_per_s(self, precision: str, threads: int) -> float | None:
+        found = [peak.ops_per_s for peak in self.compute if (peak.precision, peak.threads) == (precision, threads)]
+        return max(found, default=None)
+
+    def bytes_per_s(self, working_set_bytes: int, threads: int) -> float | None:
+        """Of the largest measured size that is not above the working set: the cache that could hold it counts."""
+        rates = sorted((r for r in self.copy_rates if r.threads == threads), key=lambda r: r.size_bytes)
+        fitting = [rate for rate in rates if rate.size_bytes <= working_set_bytes] or rates[:1]
+        return fitting[-1].bytes_per_s if fitting else None
+
+
+def measure_peaks(
+    threads: Sequence[int],
+    progress: Callable[[str, int, int], None],
+    *,
+    stacks: Sequence[tuple[int, int, int]] = STACKS,
+    ways: Sequence[tuple[str, str]] = WAYS,
+    copy_bytes: Sequence[int] = COPY_BYTES,
+    seconds: float = 0.3,
+) -> CpuPeaks:
+    """Measure both peaks for each number of threads; what does not run here is left out.
+
+    Raises:
+        MissingDependencyError: onnx is not installed.
+    """
+    compute: list[ComputePeak] = []
+    with tempfile.TemporaryDirectory(prefix="edge-fer-peak-", ignore_cleanup_errors=True) as folder:
+        steps = [(stack, way, count) for stack in stacks for way in ways for count in threads]
+        files = {stack: _write_stack(Path(folder), *stack) for stack in stacks}
+        for index, (stack, (runtime, precision), count) in enumerate(steps):
+            progress(f"peak: {runtime} {precision}, {stack[0]} channels", index, len(steps))
+            spec, forms, macs = files[stack]
+            try:
+                call_s = _fastest_call(runtime, precision, count, spec, forms, seconds)
+            except CaseFailed:
+                continue
+            name = f"{stack[2]} convolutions 3x3 of {stack[0]} channels on {stack[1]}x{stack[1]}"
+            compute.append(
+                ComputePeak(precision=precision, threads=count, ops_per_s=2 * macs / call_s, engine=runtime, stack=name)
+            )
+    best = [
+        max((p for p in compute if (p.precision, p.threads) == key), key=lambda p: p.ops_per_s)
+        for key in dict.fromkeys((p.precision, p.threads) for p in compute)
+    ]
+    rates = []
+    for index, size in enumerate(copy_bytes):
+        progress(f"memory: {size >> 10} KiB", index, len(copy_bytes))
+        rates += [CopyRate(size_bytes=size, threads=n, bytes_per_s=copy_bytes_per_s(size, n, seconds)) for n in threads]
+    return CpuPeaks(compute=tuple(best), copy_rates=tuple(rates))
+
+
+def _fastest_call(
+    runtime: str, precision: str, threads: int, spec: ModelSpec, forms: dict[str, Path], seconds: float
+) -> float:
+    """Seconds of a call: the best of three rounds' medians, because a peak is what nothing disturbed."""
+    case = Case.model_validate(
+        {"model": "peak", "runtime": runtime, "precision": precision, "threads": threads, "batch": 1}
+    )
+    description = {
+        "case": case.model_dump(),
+        "spec": spec.model_dump(mode="json"),
+        "bundle": None,
+        "onnx": str(forms["int8" if precision == "int8" else "fp32"]),
+    }
+    with Worker(TIMEOUT_S) as worker:
+        worker.ask({"job": description})
+        worker.ask({"warm_up": seconds})
+        rounds = [worker.ask({"measure": [seconds, 3]})["samples_ns"] for _ in range(3)]
+    return float(min(statistics.median(samples) for samples in rounds)) / 1e9
+
+
+def _write_stack(folder: Path, channels: int, side: int, depth: int) -> tuple[ModelSpec, dict[str, Path], int]:
+    """A stack of convolutions as fp32 and as int8, its contract, and its multiply-accumulates."""
+    try:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        from edge_fer.compile.graph import Graph, count_macs
+        from edge_fer.compile.plan import plan_quantisation
+        from edge_fer.compile.quantize_int8 import quantize_int8
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            error.name or "onnx", extra="compile", purpose="measuring this processor's peak"
+        ) from None
+    random = np.random.default_rng(0)
+    nodes, stored, width, tensor = [], [], 3, "input"
+    for index in range(depth):
+        weight = random.normal(0, (2 / (9 * width)) ** 0.5, (channels, width, 3, 3)).astype(np.float32)
+        stored += [
+            numpy_helper.from_array(weight, f"conv{index}.weight"),
+            numpy_helper.from_array(np.zeros(channels, np.float32), f"conv{index}.bias"),
+        ]
+        inputs = [tensor, f"conv{index}.weight", f"conv{index}.bias"]
+        nodes.append(helper.make_node("Conv", inputs, [f"conv{index}"], f"conv{index}", pads=[1, 1, 1, 1]))
+        tensor, width = f"conv{index}.relu", channels
+        nodes.append(helper.make_node("Relu", [f"conv{index}"], [tensor], tensor))
+    nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["pooled"], "pooled"))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"], "flat"))
+    nodes.append(helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["logits"], "fc", transB=1))
+    stored.append(numpy_helper.from_array(random.normal(0, 0.1, (7, channels)).astype(np.float32), "fc.weight"))
+    stored.append(numpy_helper.from_array(np.zeros(7, np.float32), "fc.bias"))
+    graph = helper.make_graph(
+        nodes,
+        "peak",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, side, side])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 7])],
+        stored,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    spec = ModelSpec(
+        name=f"peak-{channels}",
+        arch="peak",
+        preprocess=PreprocessSpec(size_hw=(side, side), colour="rgb", mean=(0.5,) * 3, std=(0.5,) * 3),
+    )
+    forms = {kind: folder / f"peak-{channels}-{side}.{kind}.onnx" for kind in ("fp32", "int8")}
+    onnx.save(model, forms["fp32"])
+    plan = plan_quantisation(Graph(model))
+    # Speed does not depend on the ranges, so any will do.
+    onnx.save(quantize_int8(model, plan, dict.fromkeys(plan.measured, 4.0), "cpu"), forms["int8"])
+    return spec, forms, count_macs(model)
+
+
+def copy_bytes_per_s(size_bytes: int, threads: int, seconds: float) -> float:
+    """Best rate of copying one half of ``size_bytes`` into the other, each thread its own part; bytes read and written.
+
+    Args:
+        size_bytes: source and destination of all threads together.
+    """
+    part = max(1, size_bytes // (2 * threads))
+    pairs = [(np.ones(part, np.uint8), np.ones(part, np.uint8)) for _ in range(threads)]
+    repeats = max(1, (1 << 23) // part)
+
+    def copy(pair: tuple[np.ndarray, np.ndarray]) -> None:
+        for _ in range(repeats):
+            np.copyto(pair[1], pair[0])  # releases the interpreter's lock
+
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        end = time.perf_counter() + seconds
+        while True:
+            began = time.perf_counter()
+            list(pool.map(copy, pairs))
+            elapsed = time.perf_counter() - began
+            best = max(best, 2 * part * threads * repeats / elapsed)
+            if time.perf_counter() > end:
+                return best

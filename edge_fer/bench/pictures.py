@@ -1,0 +1,164 @@
+"""A result as pictures: latency against accuracy, and where a frame's time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_fer.bench.results import BenchResult, CaseResult
+from edge_fer.core.errors import MissingDependencyError
+from edge_fer.core.files import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#1b1f24", "#5d6673", "#d5dae1"
+COLOURS = {
+    "torch": "#b3541e",
+    "torch-compile": "#e0a24f",
+    "onnxruntime": "#5b7f3b",
+    "openvino": "#2f6fb0",
+    "benchmark-app": "#8a8f98",
+}
+MARKERS = {"fp32": "o", "bf16": "D", "fp16": "v", "int8": "s"}
+
+
+def write_scatter(path: Path, result: BenchResult) -> bool:
+    """Draw latency (logarithmic) against accuracy, with the front; false where no case has an accuracy.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    cases = [case for case in result.cases if case.p50_ms is not None and case.top1 is not None]
+    if not cases:
+        return False
+    _save(path, draw_scatter(cases, result))
+    return True
+
+
+def write_stages(path: Path, result: BenchResult) -> bool:
+    """Draw the stages of the camera run as bars; false where there was none.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if result.camera is None:
+        return False
+    _save(path, draw_stages(result))
+    return True
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingDependencyError("matplotlib", extra="report", purpose="drawing the pictures") from None
+    figure = Figure(figsize=(width, height), dpi=120, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(RULE)
+    axes.tick_params(colors=MUTED, labelcolor=INK)
+    axes.grid(color=RULE, linewidth=0.6, alpha=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def draw_scatter(cases: list[CaseResult], result: BenchResult) -> Figure:
+    """The scatter as a matplotlib figure; ``cases`` all have a latency and an accuracy."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    figure, axes = _figure(9.5, 5.8)
+    axes.set_xscale("log")
+    front = sorted((c for c in cases if c.pareto), key=lambda c: c.ms_per_face or 0)
+    if len(front) > 1:
+        axes.plot([c.ms_per_face for c in front], [100 * (c.top1 or 0) for c in front], color=INK, lw=1, ls=":")
+    for case in cases:
+        accuracy = 100 * (case.top1 or 0)
+        colour = COLOURS.get(case.case.runtime, MUTED)
+        if case.top1_interval is not None:
+            axes.vlines(case.ms_per_face, *(100 * v for v in case.top1_interval), color=colour, lw=1, alpha=0.45)
+        axes.scatter(
+            case.ms_per_face,
+            accuracy,
+            marker=MARKERS[case.case.precision],
+            s=70,
+            color=colour,
+            edgecolor=INK if case.pareto else "white",
+            linewidth=1.2,
+            zorder=3,
+        )
+    # One label a model, beside its fastest case: every label at every point would cover the points.
+    for model in dict.fromkeys(case.case.model for case in cases):
+        best = min((c for c in cases if c.case.model == model), key=lambda c: c.ms_per_face or 0)
+        # Above every interval of the model, so that no marker lies under its name.
+        top = max(c.top1_interval[1] if c.top1_interval else c.top1 or 0 for c in cases if c.case.model == model)
+        axes.annotate(
+            model,
+            (best.ms_per_face, 100 * top),
+            xytext=(-4, 5),
+            textcoords="offset points",
+            ha="left",
+            color=INK,
+            fontsize=9,
+        )
+    axes.set_xlabel("milliseconds a face, median (logarithmic)", color=INK)
+    axes.set_ylabel(f"top-1 on {result.data or 'the data'}, %", color=INK)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        if _spread(cases) < 30
+        else NullFormatter()
+    )
+    figure.suptitle(f"Speed and accuracy: {result.device}", color=INK, fontsize=11)
+    runtimes = dict.fromkeys(case.case.runtime for case in cases)
+    precisions = dict.fromkeys(case.case.precision for case in cases)
+    handles = [Line2D([], [], ls="", marker="o", color=COLOURS.get(name, MUTED), label=name) for name in runtimes]
+    handles += [Line2D([], [], ls="", marker=MARKERS[name], color=MUTED, label=name) for name in precisions]
+    if len(front) > 1:
+        handles.append(Line2D([], [], ls=":", color=INK, label="front"))
+    axes.legend(handles=handles, frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _spread(cases: list[CaseResult]) -> float:
+    values = [case.ms_per_face or 1.0 for case in cases]
+    return max(values) / min(values)
+
+
+def draw_stages(result: BenchResult) -> Figure:
+    """Median of each stage as a bar, with a line to its 99th percentile; the frame's age below."""
+    camera = result.camera
+    assert camera is not None
+    stages = {name: spread for name, spread in camera.stages.items() if name != "wait"}
+    names = [*stages, "frame age"]
+    spreads = [*stages.values(), camera.age]
+    figure, axes = _figure(8.5, 1.4 + 0.45 * len(names))
+    places = range(len(names))
+    colours = [COLOURS["openvino"]] * len(stages) + [INK]
+    axes.barh(places, [s.p50 for s in spreads], color=colours, height=0.62)
+    for place, spread in zip(places, spreads, strict=True):
+        axes.hlines(place, spread.p50, spread.p99, color=MUTED, lw=1.2)
+        axes.plot(spread.p99, place, marker="|", color=MUTED, ms=9)
+        axes.annotate(
+            f"{spread.p50:.2f}",
+            (spread.p99, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=9,
+        )
+    axes.set_yticks(list(places), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("milliseconds; bar and number: median, line: to the 99th percentile", color=INK)
+    figure.suptitle(f"Where a frame's time goes: {camera.camera}", color=INK, fontsize=11)
+    return figure

@@ -1,0 +1,164 @@
+"""A whole benchmark: the cases of a plan, the camera, this machine's peaks, and bounds on other devices."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edge_fer.bench.camera import measure_camera
+from edge_fer.bench.conditions import disturbance, look, ticks
+from edge_fer.bench.device import describe_machine
+from edge_fer.bench.jobs import measure
+from edge_fer.bench.layers import LayerCost, layer_costs
+from edge_fer.bench.measure import Progress, prepare_models, run_plan
+from edge_fer.bench.peaks import CpuPeaks, measure_peaks
+from edge_fer.bench.plan import Plan
+from edge_fer.bench.prepare import PreparedModel
+from edge_fer.bench.profiles import DeviceProfile, device_profiles, find_profile
+from edge_fer.bench.results import BenchResult, CaseResult, Surroundings, summarise
+from edge_fer.bench.roofline import ModelledBound, layer_bounds, model_bound, total_ms, working_set_bytes
+from edge_fer.core.errors import BadInputError, EdgeFerError
+
+OVERHEAD_S = 0.1
+
+
+def run_benchmark(
+    plan: Plan,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    data_name: str | None = None,
+    roofline: bool = False,
+    profiles: Sequence[str] = (),
+    submitted: Sequence[BenchResult] = (),
+    progress: Progress,
+) -> tuple[BenchResult, list[str]]:
+    """Measure everything that is asked for.
+
+    Args:
+        data, split: labelled faces for accuracy, called ``data_name`` in the result.
+        roofline: measure this processor's peaks, and relate every case to the bound that they give.
+        profiles: keys of device profiles to model.
+        submitted: results of real devices; each stands in for its profile's bounds.
+
+    Returns:
+        the result, and what could not be measured beside the cases, as sentences.
+
+    Raises:
+        UsageError: no such profile.
+        BadInputError: a submitted result is of no device that has a profile.
+    """
+    wanted = dict.fromkeys([*profiles, *(profile_of(result) for result in submitted)])
+    devices = {key: find_profile(key) for key in wanted}
+    problems: list[str] = []
+    clock = statistics.median(measure(_nothing, OVERHEAD_S, 1000)) / 1e3
+    machine = describe_machine()
+    before, began = look(machine.noise), ticks()
+    with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
+        models = prepare_models(plan, Path(folder), progress)
+        outcomes = run_plan(plan, data=data, split=split, progress=progress, models=models)
+        taken = disturbance(began, ticks())
+        costs = _costs(models, problems) if roofline or devices else {}
+    after = look(describe_machine().noise)
+    around = Surroundings(machine=machine, before=before, after=after, disturbance=taken, clock_overhead_us=clock)
+    result = summarise(plan, outcomes, data_name, around)
+    if plan.camera is not None:
+        progress(f"camera to label, {plan.camera.seconds:g} s", 0, 1)
+        try:
+            result = result.model_copy(update={"camera": measure_camera(plan.camera)})
+        except EdgeFerError as error:
+            problems.append(f"No camera figures: {error}")
+    if roofline:
+        try:
+            peaks = measure_peaks(plan.threads, progress)
+            cases = tuple(with_bound(case, costs, peaks) for case in result.cases)
+            result = result.model_copy(update={"peaks": peaks, "cases": cases})
+        except EdgeFerError as error:
+            problems.append(f"No roofline: {error}")
+    bounds = replace_by_measured(modelled(plan, devices, costs), submitted)
+    return result.model_copy(update={"bounds": bounds}), problems
+
+
+def _nothing() -> None: ...
+
+
+def _costs(models: Mapping[str, PreparedModel | str], problems: list[str]) -> dict[str, tuple[LayerCost, ...]]:
+    """Layer costs of every model that could be prepared."""
+    found = {}
+    for name, model in models.items():
+        if isinstance(model, str):
+            continue  # told in the line of its cases
+        try:
+            found[name] = layer_costs(model.onnx["fp32"])
+        except ModuleNotFoundError as error:
+            problems.append(
+                f"No bounds: {error.name} is not installed. Install it with: pip install 'edge-fer[compile]'"
+            )
+            return {}
+        except (EdgeFerError, KeyError) as error:
+            problems.append(f"No bound of {name}: {error}")
+    return found
+
+
+def with_bound(case: CaseResult, costs: Mapping[str, Sequence[LayerCost]], peaks: CpuPeaks) -> CaseResult:
+    """The case with the bound that this machine's peaks give, where they are known for its precision and threads."""
+    layers = costs.get(case.case.model)
+    if layers is None or case.p50_ms is None:
+        return case
+    precision, threads, batch = case.case.precision, case.case.threads, case.case.batch
+    ops = peaks.ops_per_s(precision, threads)
+    rate = peaks.bytes_per_s(working_set_bytes(layers, precision, batch), threads)
+    if ops is None or rate is None:
+        return case
+    bounds = layer_bounds(layers, precision, ops_per_s=ops, bytes_per_s=rate, batch=batch)
+    return case.model_copy(update={"bound_ms": total_ms(bounds)})
+
+
+def modelled(
+    plan: Plan, devices: Mapping[str, DeviceProfile], costs: Mapping[str, Sequence[LayerCost]]
+) -> tuple[ModelledBound, ...]:
+    """Bounds of every model of the plan on every device, in each precision that the device has a peak for."""
+    return tuple(
+        bound
+        for key, device in devices.items()
+        for name, layers in costs.items()
+        for batch in plan.batches
+        for precision in device.ops
+        if (bound := model_bound(key, device, name, layers, precision, batch)) is not None
+    )
+
+
+def profile_of(result: BenchResult) -> str:
+    """Key of the profile of the device that a result is from.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    for key, profile in device_profiles().profiles.items():
+        if profile.is_named_by(result.device):
+            return key
+    raise BadInputError(
+        f"The submitted result is from {result.device}, which no device profile describes.",
+        fix=f"Profiles: {', '.join(device_profiles().profiles)}.",
+    )
+
+
+def replace_by_measured(bounds: Sequence[ModelledBound], submitted: Sequence[BenchResult]) -> tuple[ModelledBound, ...]:
+    """Put the fastest submitted measurement of the same model, precision and faces in place of each bound."""
+    replaced = []
+    for bound in bounds:
+        found = [
+            (case.p50_ms, f"{result.device}, {case.case.runtime}")
+            for result in submitted
+            if profile_of(result) == bound.profile
+            for case in result.cases
+            if case.p50_ms is not None
+            and (case.case.model, case.case.precision, case.case.batch) == (bound.model, bound.precision, bound.batch)
+        ]
+        if found:
+            fastest, where = min(found)
+            bound = bound.model_copy(update={"measured_ms": fastest, "measured_by": where})
+        replaced.append(bound)
+    return tuple(replaced)

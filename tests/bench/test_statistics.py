@@ -1,0 +1,54 @@
+"""Ratios and their intervals: what a drifting machine must not change, and what one round cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_fer.bench.statistics import paired_ratio, unpaired_ratio
+
+times = st.lists(st.floats(min_value=0.01, max_value=1e4), min_size=2, max_size=9)
+
+
+@settings(deadline=None)
+@given(times, st.floats(min_value=0.1, max_value=50))
+def test_a_machine_that_drifts_alike_for_both_leaves_the_ratio_alone(rounds: list[float], factor: float) -> None:
+    value, interval = paired_ratio([factor * one for one in rounds], rounds)
+    assert value == pytest.approx(factor)
+    assert interval == (pytest.approx(factor), pytest.approx(factor))
+
+
+@settings(deadline=None)
+@given(times, times)
+def test_intervals_hold_their_ratio_and_lie_within_what_was_seen(one: list[float], other: list[float]) -> None:
+    value, interval = paired_ratio(one, other)
+    ratios = [a / b for a, b in zip(one, other, strict=False)]
+    assert interval is not None
+    assert min(ratios) * (1 - 1e-9) <= interval[0] <= interval[1] <= max(ratios) * (1 + 1e-9)
+    assert interval[0] <= value * (1 + 1e-9)
+    value, interval = unpaired_ratio(one, other)
+    assert interval is not None
+    assert interval[0] * (1 - 1e-9) <= value <= interval[1] * (1 + 1e-9)
+
+
+def test_one_round_has_no_interval_and_none_has_no_ratio() -> None:
+    assert paired_ratio([4.0], [2.0]) == (2.0, None)
+    assert unpaired_ratio([4.0], [2.0, 2.0]) == (2.0, None)
+    with pytest.raises(ValueError, match="no round"):
+        paired_ratio([], [1.0])
+    with pytest.raises(ValueError, match="without rounds"):
+        unpaired_ratio([], [1.0])
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    """Twenty rounds of two noisy runs whose true ratio is 2: 95 % means neither always nor half of the time."""
+    random = np.random.default_rng(5)
+    hits = 0
+    for _ in range(200):
+        slow, fast = (base * random.lognormal(0, 0.05, 20) for base in (2.0, 1.0))
+        _, interval = paired_ratio(slow, fast)
+        assert interval is not None
+        hits += interval[0] <= 2.0 <= interval[1]
+    assert 0.88 <= hits / 200 <= 1.0
