@@ -65,7 +65,15 @@ def compile_model(request: CompileRequest, progress: Progress | None = None) -> 
     torch_parity = _torch_parity(checkpoint, model, faces)
     with atomic_folder(out) as folder:
         forms.save(folder)
-        verifier = Verifier(folder, spec, faces, data=_data_name(request), threads=request.threads, progress=progress)
+        verifier = Verifier(
+            folder,
+            spec,
+            faces,
+            data=_data_name(request),
+            threads=request.threads,
+            max_drop=request.max_drop,
+            progress=progress,
+        )
         verified = verifier.run(candidates_here(forms.models, request.host_backend))
         blame_on = _inputs(checkpoint, faces, SENSITIVITY_SAMPLES)
         verified, gate, attempts = climb(request, forms, verifier, verified, blame_on, step)

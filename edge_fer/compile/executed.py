@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -28,6 +30,7 @@ _ORT_FLOAT = frozenset(
 )
 _OPENVINO_LAYERS = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution"})
 _INT8_TYPES = frozenset({"u8", "i8"})
+_FLOAT_TYPES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,17 @@ def executed_by_openvino(model: ModelProto, input_shape: tuple[int, int, int]) -
     network = core.read_model(model.SerializeToString())
     network.reshape([1, *input_shape])
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
-    int8 = other = 0
+    found = layers_by_precision(compiled)
+    int8 = found.pop("int8", 0)
+    return Executed(int8=int8, other=sum(found.values()))
+
+
+def layers_by_precision(compiled: Any) -> dict[str, int]:
+    """Weighted layers that a compiled OpenVINO model executes, by precision: ``int8``, ``bf16``, ``fp32``."""
+    found: Counter[str] = Counter()
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
         if info["layerType"].astype(str) in _OPENVINO_LAYERS:
-            if info["runtimePrecision"].astype(str) in _INT8_TYPES:
-                int8 += 1
-            else:
-                other += 1
-    return Executed(int8=int8, other=other)
+            kind = info["runtimePrecision"].astype(str)
+            found["int8" if kind in _INT8_TYPES else _FLOAT_TYPES.get(kind, kind)] += 1
+    return dict(found)

@@ -86,6 +86,75 @@ def mean_to_pool(model: ModelProto) -> ModelProto:
     return rebuilt(model, nodes, arrays)
 
 
+def fold_dense(model: ModelProto) -> ModelProto:
+    """Prepare dense layers over pixels (``MatMul`` + stored bias), which the exporter writes with anonymous weights.
+
+    The weight is called after the bias, so that ranges and reports name the layer on every version of the exporter, and
+    a per-channel factor that follows (ConvNeXt's layer scale, behind a transposition) is multiplied into both.
+    """
+    graph = Graph(model)
+    arrays = {name: graph.array(name) for name in graph.initializers}
+    replaced: dict[str, NodeProto] = {}
+    skipped: dict[str, str] = {}
+    for node in graph.nodes:
+        bias = _stored_bias(graph, node)
+        if bias is None:
+            continue
+        add = graph.consumers[node.output[0]][0]
+        weight_name = f"{bias.removesuffix('.bias')}.weight"
+        if weight_name in arrays or len(graph.consumers[bias]) > 1:
+            # The exporter stores equal arrays once, so the zero biases of an untrained network have one common name.
+            continue
+        weight, offset = arrays[node.input[1]].astype(np.float64), arrays[bias].astype(np.float64)
+        factor, scaled = _channel_factor(graph, add)
+        if factor is not None and scaled is not None:
+            weight, offset = weight * factor, offset * factor
+            skipped[scaled.output[0]] = next(n for n in scaled.input if not graph.is_constant(n))
+        arrays[weight_name], arrays[bias] = _rounded(weight), _rounded(offset)
+        replaced[node.output[0]] = _reading(node, [node.input[0], weight_name])
+        replaced[add.output[0]] = _reading(add, [node.output[0], bias])
+    nodes = []
+    for node in graph.nodes:
+        if node.output[0] in skipped:
+            continue
+        fresh = replaced.get(node.output[0], node)
+        nodes.append(_reading(fresh, [skipped.get(name, name) for name in fresh.input]))
+    return rebuilt(model, nodes, arrays)
+
+
+def _stored_bias(graph: Graph, node: NodeProto) -> str | None:
+    """The bias that the only reader of a dense layer adds to it."""
+    if node.op_type != "MatMul" or not graph.is_constant(node.input[1]):
+        return None
+    add = graph.only_consumer(node.output[0])
+    if add is None or add.op_type != "Add":
+        return None
+    stored = [name for name in add.input if graph.is_constant(name)]
+    return stored[0] if len(stored) == 1 and graph.array(stored[0]).ndim == 1 else None
+
+
+def _channel_factor(graph: Graph, add: NodeProto) -> tuple[Array | None, NodeProto | None]:
+    """A stored factor per channel by which only the result of ``add`` is multiplied once it is channels-first."""
+    turn = graph.only_consumer(add.output[0])
+    if turn is None or turn.op_type != "Transpose" or list(attributes(turn).get("perm", ())) != [0, 3, 1, 2]:
+        return None, None
+    scale = graph.only_consumer(turn.output[0])
+    if scale is None or scale.op_type != "Mul" or scale.output[0] in graph.outputs:
+        return None, None
+    stored = [name for name in scale.input if graph.is_constant(name)]
+    if len(stored) != 1 or graph.array(stored[0]).shape[-2:] != (1, 1):
+        return None, None
+    return graph.array(stored[0]).astype(np.float64).reshape(-1), scale
+
+
+def _reading(node: NodeProto, inputs: list[str]) -> NodeProto:
+    fresh = NodeProto()
+    fresh.CopyFrom(node)
+    del fresh.input[:]
+    fresh.input.extend(inputs)
+    return fresh
+
+
 def _rounded(values: Array) -> Array:
     return np.asarray(values, dtype=np.float32)
 

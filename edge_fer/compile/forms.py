@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
+from edge_fer.compile.bias_correction import correct_biases, measure_shifts
 from edge_fer.compile.calibrate import (
+    BATCH,
     DEFAULT_METHOD,
     Calibration,
-    calibrate,
     peak_magnitudes,
     read_calibration,
 )
@@ -22,6 +24,7 @@ from edge_fer.compile.graph import Graph, model_hash
 from edge_fer.compile.lint_trt import lint_trt
 from edge_fer.compile.plan import plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
+from edge_fer.compile.range_cache import RangeCache, calibrate_or_recall
 from edge_fer.compile.request import CompileRequest
 from edge_fer.compile.to_fp16 import to_fp16
 from edge_fer.compile.verify import Progress
@@ -92,7 +95,8 @@ def write_int8(forms: Forms, float_layers: Sequence[str], *, trt: bool) -> None:
     forms.calibration = forms.calibration.model_copy(update={"float_layers": tuple(float_layers)})
     plan = plan_quantisation(Graph(model), frozenset(float_layers))
     thresholds = forms.calibration.thresholds()
-    forms.models[INT8_CPU] = quantize_int8(model, plan, thresholds, "cpu")
+    shifts = {name: np.asarray(shift) for name, shift in forms.calibration.bias_shifts.items()}
+    forms.models[INT8_CPU] = quantize_int8(correct_biases(model, shifts), plan, thresholds, "cpu")
     executed = executed_by_onnxruntime(forms.models[INT8_CPU])
     if executed.int8 < len(plan.layers):
         note = f"ONNX Runtime computes {executed.int8} of the {len(plan.layers)} quantized layers in int8"
@@ -111,14 +115,17 @@ def _ranges(
         step("Reading the calibration set", 0, 0)
         forms.faces = open_calibration_set(request.calibration)
         forms.notes += [f"calibration: {note}" for note in forms.faces.notes]
-        return calibrate(
+        found, note = calibrate_or_recall(
             model,
             forms.faces,
             spec.preprocess,
+            cache=RangeCache(),
             method=request.method or DEFAULT_METHOD,
             threads=request.threads,
             progress=lambda done, total: step("Measuring ranges", done, total),
         )
+        forms.notes += [note] if note else []
+        return _with_shifts(request, spec, model, forms.faces, found, step) if request.bias_correction else found
     shipped = shipped_ranges(spec, model)
     if shipped is not None:
         forms.notes.append(
@@ -134,6 +141,25 @@ def _ranges(
         )
     forms.notes.append("compiled to fp32 only: int8 needs faces to measure ranges on, give them with --calibration DIR")
     return None
+
+
+def _with_shifts(
+    request: CompileRequest,
+    spec: ModelSpec,
+    model: ModelProto,
+    faces: CalibrationSet,
+    found: Calibration,
+    step: Progress,
+) -> Calibration:
+    step("Measuring how int8 shifts the biases", 0, 0)
+    shifts = measure_shifts(
+        model,
+        plan_quantisation(Graph(model)),
+        found.thresholds(),
+        lambda: faces.batches(spec.preprocess, BATCH),
+        threads=request.threads,
+    )
+    return found.model_copy(update={"bias_shifts": {name: tuple(map(float, s)) for name, s in shifts.items()}})
 
 
 def shipped_ranges(spec: ModelSpec, model: ModelProto) -> Calibration | None:

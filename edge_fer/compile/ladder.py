@@ -144,6 +144,9 @@ def climb(
         f"int8 loses {best.drop:.2f} points of top-1 at best (95 %: {best.drop_interval[0]:.2f} to "
         f"{best.drop_interval[1]:.2f}, {gate.n} faces), more than --max-drop {request.max_drop:g}"
     )
+    if best.drop <= request.max_drop:
+        lost = ", ".join(f"{name} {points:.1f}" for name, points in gate.harmed_classes.items())
+        sentence = f"int8 loses more recall of single classes than --max-drop {request.max_drop:g} allows: {lost} points"
     if request.precision == "int8":
         raise BadInputError(
             f"{sentence}; nothing was written.",

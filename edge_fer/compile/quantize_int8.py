@@ -92,6 +92,11 @@ def weight_axis(node: NodeProto) -> int:
     return 1
 
 
+def is_depthwise(node: NodeProto, weight: Array) -> bool:
+    """Whether each output channel reads one input channel; such kernels widen before they add."""
+    return node.op_type == "Conv" and attributes(node).get("group", 1) > 1 and weight.shape[1] == 1
+
+
 def quantize_weight(
     weight: NDArray[np.float32],
     axis: int,
@@ -222,10 +227,8 @@ def _weights(writer: _Writer, node: NodeProto, input_scale: float, dialect: Dial
     stem = node.input[1]
     weight = graph.array(stem)
     bias = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    depthwise = node.op_type == "Conv" and attributes(node).get("group", 1) > 1 and weight.shape[1] == 1
-    integers, scales = quantize_weight(
-        weight, axis, bias=bias, input_scale=input_scale, pair_safe=dialect == "cpu" and not depthwise
-    )
+    pair_safe = dialect == "cpu" and not is_depthwise(node, weight)
+    integers, scales = quantize_weight(weight, axis, bias=bias, input_scale=input_scale, pair_safe=pair_safe)
     scale_name = writer.store(f"{stem}.scale", scales)
     zero_name = writer.store(f"{stem}.zero_point", np.zeros(len(scales), np.int8))
     if dialect == "trt":

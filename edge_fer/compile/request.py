@@ -28,6 +28,7 @@ class CompileRequest:
         max_drop: percentage points of top-1 that int8 may lose on ``data``.
         gate: whether to refuse int8 that loses more.
         min_speedup: how many times faster than fp32 int8 must be here to be chosen.
+        bias_correction: mend the shift that rounding gives the mean of every layer, in the ``cpu`` form.
         trt_dialect: also write the int8 form for TensorRT.
         build: also build and time the engines of this machine, so that the first run finds them.
         contract: what a plain state dict does not say.
@@ -44,6 +45,7 @@ class CompileRequest:
     max_drop: float = DEFAULT_MAX_DROP
     gate: bool = True
     min_speedup: float | None = None
+    bias_correction: bool = False
     trt_dialect: bool = False
     build: bool = True
     threads: int = 1
@@ -72,6 +74,8 @@ class CompileRequest:
                     raise UsageError(f"{option} is for int8; --precision {self.precision} needs no ranges.")
             if self.trt_dialect:
                 raise UsageError(f"--trt-dialect writes an int8 form; --precision {self.precision} has none.")
+        if self.bias_correction and self.calibration is None:
+            raise UsageError("--bias-correction needs faces to measure on.", fix="Give them with --calibration.")
         if self.method is not None:
             check_method(self.method)
             if self.calibration is None:

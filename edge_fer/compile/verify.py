@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.manifest import AccuracyRecord, GateRecord, ParityRecord, Variant
 from edge_fer.core.spec import ModelSpec
 from edge_fer.data.samples import Samples
-from edge_fer.evaluate.metrics import PairedDrop, compute_metrics, paired_drop
+from edge_fer.evaluate.metrics import PairedDrop, compute_metrics, harmed_classes, paired_drop
 from edge_fer.evaluate.predict import match_labels, predict, softmax
 
 BATCH = 8
@@ -50,6 +50,7 @@ class Verified:
         canary_logits: float32 (k, classes).
         parity: agreement with the reference on the verification faces; ``None`` for the reference itself.
         accuracy, drop: on labelled data only; the drop is against the reference, on the same faces.
+        harmed: points of recall lost by each class that lost more than was allowed and than chance explains.
     """
 
     candidate: Candidate
@@ -57,6 +58,7 @@ class Verified:
     parity: ParityRecord | None = None
     accuracy: AccuracyRecord | None = None
     drop: PairedDrop | None = None
+    harmed: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -99,6 +101,7 @@ class Verifier:
         *,
         data: str | None,
         threads: int,
+        max_drop: float = 0.5,
         progress: Progress | None = None,
     ) -> None:
         """
@@ -106,9 +109,10 @@ class Verifier:
             folder: where the forms lie.
             faces: the dataset, the calibration set, or the canary faces: the best real faces at hand.
             data: name of the dataset when ``faces`` are labelled, else ``None``.
+            max_drop: points of recall that a class may lose.
         """
         self.folder, self.spec, self.faces, self.data = folder, spec, faces, data
-        self.threads, self.progress = threads, progress
+        self.threads, self.max_drop, self.progress = threads, max_drop, progress
         self.labels = match_labels(faces, spec.labels) if data is not None else None
         self.canary = canary_samples()
         self.reference: Logits | None = None
@@ -154,10 +158,13 @@ class Verifier:
             max_gap=parity.max_gap,
             mean_gap=parity.mean_gap,
         )
-        drop = None
+        drop, harmed = None, {}
         if self.labels is not None:
-            drop = paired_drop(self.labels, self.reference.argmax(axis=1), logits.argmax(axis=1))
-        return Verified(candidate, canary_logits, record, self._accuracy(candidate, logits), drop)
+            before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
+            drop = paired_drop(self.labels, before, after)
+            found = harmed_classes(self.labels, before, after, self.spec.labels, self.max_drop)
+            harmed = {name: lost.drop for name, lost in found.items()}
+        return Verified(candidate, canary_logits, record, self._accuracy(candidate, logits), drop, harmed)
 
     def _accuracy(self, candidate: Candidate, logits: Logits) -> AccuracyRecord | None:
         if self.labels is None or self.data is None:
@@ -191,11 +198,16 @@ def gate_record(verified: Sequence[Verified], max_drop: float, *, applied: bool)
     if not drops:
         return GateRecord(max_drop=max_drop, applied=False)
     worst, n = max(drops, key=lambda pair: pair[0].drop)
+    harmed: dict[str, float] = {}
+    for item in verified:
+        if item.candidate.precision == "int8":
+            harmed |= {name: max(lost, harmed.get(name, lost)) for name, lost in item.harmed.items()}
     return GateRecord(
         max_drop=max_drop,
         applied=applied,
         drop=worst.drop,
         drop_interval=worst.interval,
         n=n,
-        passed=worst.drop <= max_drop,
+        harmed_classes=harmed,
+        passed=worst.drop <= max_drop and not harmed,
     )

@@ -197,3 +197,24 @@ def test_equal_predictions_have_no_drop_and_no_width() -> None:
 def test_arrays_of_different_length_are_refused_by_paired_drop() -> None:
     with pytest.raises(ValueError, match="equal"):
         paired_drop(np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(2, np.int64))
+
+
+def test_a_class_is_harmed_only_beyond_the_limit_and_beyond_chance():
+    names = ("rare", "common")
+    labels = np.repeat([0, 1], [50, 1000])
+    before = labels.copy()
+
+    def lose(rare: int, common: int) -> np.ndarray:
+        after = before.copy()
+        after[:rare] = 1
+        after[50 : 50 + common] = 0
+        return after
+
+    assert harmed_classes(labels, before, lose(1, 0), names, 0.5) == {}, "one face of 50 is two points, and chance"
+    assert harmed_classes(labels, before, lose(6, 5), names, 0.5) == {}
+    harmed = harmed_classes(labels, before, lose(12, 5), names, 0.5)
+    assert list(harmed) == ["rare"]
+    assert harmed["rare"].drop == pytest.approx(24.0)
+    assert harmed_classes(labels, before, lose(12, 0), names, 25.0) == {}
+    assert list(harmed_classes(labels, before, lose(0, 40), names, 0.5)) == ["common"]
+    assert harmed_classes(labels[:50], before[:50], before[:50], names, 0.0) == {}, "a class without faces is left out"

@@ -1,0 +1,146 @@
+"""Our ranges beside those of other calibrators, on the same network and the same inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+
+from edge_fer.compile.calibrate import choose_ranges, collect
+from edge_fer.compile.calibrators import PERCENTILE
+from edge_fer.compile.graph import Graph
+from edge_fer.compile.plan import plan_quantisation
+
+OPERATORS = ["Conv", "Relu", "Add", "MaxPool"]
+BATCHES = 4
+
+
+class Reader(CalibrationDataReader):
+    """Feeds one array in batches."""
+
+    def __init__(self, inputs: np.ndarray) -> None:
+        self.batches = iter(np.array_split(inputs, BATCHES))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"input": batch}
+
+
+def theirs(model, inputs, folder, method, **options) -> dict[str, tuple[float, float]]:
+    """ONNX Runtime's ranges as (low, high) by tensor."""
+    onnx.save(model, folder / "model.onnx")
+    calibrator = create_calibrator(
+        folder / "model.onnx",
+        op_types_to_calibrate=OPERATORS,
+        augmented_model_path=str(folder / "augmented.onnx"),
+        calibrate_method=method,
+        extra_options=options,
+    )
+    calibrator.collect_data(Reader(inputs))
+    ranges = {name: found.range_value for name, found in calibrator.compute_data().data.items()}
+    return {
+        name: (float(np.asarray(r[0]).ravel()[0]), float(np.asarray(r[1]).ravel()[0])) for name, r in ranges.items()
+    }
+
+
+def ours(model, inputs, method) -> dict[str, float]:
+    plan = plan_quantisation(Graph(model))
+    stats = collect(model, plan.measured, lambda: iter(np.array_split(inputs, BATCHES)))
+    return {name: found.threshold for name, found in choose_ranges(stats, plan, method).items()}
+
+
+def shared_peaks(mine, other) -> list[tuple[float, float]]:
+    pairs = [(mine[name], max(abs(low), abs(high))) for name, (low, high) in other.items() if name in mine]
+    assert len(pairs) > 20
+    return pairs
+
+
+def test_minmax_is_onnxruntimes(resnet_onnx, resnet_inputs, tmp_path):
+    found = theirs(resnet_onnx, resnet_inputs, tmp_path, CalibrationMethod.MinMax, symmetric=True)
+    for mine, other in shared_peaks(ours(resnet_onnx, resnet_inputs, "minmax"), found):
+        assert mine == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
+def test_percentile_is_onnxruntimes_within_one_of_its_bins(resnet_onnx, resnet_inputs, tmp_path):
+    bins = 2048
+    found = theirs(
+        resnet_onnx,
+        resnet_inputs,
+        tmp_path,
+        CalibrationMethod.Percentile,
+        percentile=PERCENTILE,
+        num_bins=bins,
+        symmetric=True,
+    )
+    peaks = ours(resnet_onnx, resnet_inputs, "minmax")
+    mine = ours(resnet_onnx, resnet_inputs, "percentile")
+    for name, (low, high) in found.items():
+        if name in mine:
+            # Its first batch sets the width of its bins, later ones only add bins; ours is the whole range's.
+            assert mine[name] == pytest.approx(max(abs(low), abs(high)), abs=3 * peaks[name] / bins)
+
+
+def test_a_moving_average_lies_between_the_batches_extremes(resnet_onnx, resnet_inputs):
+    """ONNX Runtime averages extremes evenly, we give the newest batch a fixed share; both stay among the batches'."""
+    measured = plan_quantisation(Graph(resnet_onnx)).measured
+    parts = np.array_split(resnet_inputs, BATCHES)
+    single = [collect(resnet_onnx, measured, lambda part=part: iter([part])) for part in parts]
+    for name, value in ours(resnet_onnx, resnet_inputs, "moving-average").items():
+        peaks = [stats[name].peak for stats in single]
+        assert min(peaks) * (1 - 1e-5) <= value <= max(peaks) * (1 + 1e-5)
+
+
+NNCF_RANGES = """
+import json, sys
+import numpy as np
+from edge_fer.backends.openvino.build import TELEMETRY, import_openvino
+ov = import_openvino()
+sys.modules[TELEMETRY] = None
+import nncf
+inputs = np.load(sys.argv[2])
+model = nncf.quantize(ov.Core().read_model(sys.argv[1]), nncf.Dataset(list(inputs[:, None])), subset_size=len(inputs),
+                      fast_bias_correction=True)
+found = {}
+for op in model.get_ops():
+    if op.get_type_name() != "FakeQuantize" or op.input_value(0).get_node().get_type_name() in ("Constant", "Convert"):
+        continue
+    low, high = (op.input_value(i).get_node().data for i in (1, 2))
+    if low.size == 1:
+        for name in op.input_value(0).get_names():
+            found[name] = [float(low.ravel()[0]), float(high.ravel()[0])]
+sys.stdout.write("RANGES " + json.dumps(found) + "\\n")
+"""
+
+
+@pytest.mark.slow
+def test_minmax_is_nncfs(resnet_onnx, resnet_inputs, tmp_path):
+    """NNCF averages extremes over its samples where a tensor has a sign, so only the others are compared."""
+    pytest.importorskip("openvino")
+    if subprocess.run(
+        [sys.executable, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('nncf') is None)"], check=False
+    ).returncode:
+        pytest.skip("nncf is not installed (pip install nncf)")
+    onnx.save(resnet_onnx, tmp_path / "model.onnx")
+    np.save(tmp_path / "inputs.npy", resnet_inputs)
+    done = subprocess.run(
+        [sys.executable, "-c", NNCF_RANGES, str(tmp_path / "model.onnx"), str(tmp_path / "inputs.npy")],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "NNCF_CI": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = next(line for line in done.stdout.splitlines() if line.startswith("RANGES "))
+    found = json.loads(answer.removeprefix("RANGES "))
+    mine = ours(resnet_onnx, resnet_inputs, "minmax")
+    shared = [(mine[name], high) for name, (low, high) in found.items() if name in mine and low == 0]
+    assert len(shared) >= 8
+    for peak, high in shared:
+        assert high == pytest.approx(peak, rel=0.02)
