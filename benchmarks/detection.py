@@ -41,8 +41,7 @@ from edge_fer.evaluate.detection_suite import (
 )
 from edge_fer.runtime.detectors.haar import HaarDetector
 from edge_fer.runtime.detectors.yunet import YunetDetector
-from edge_fer.train.detection_recipe import DetectionRecipe
-from edge_fer.train.recipe import load_recipe
+from edge_fer.train.detection_recipe import load_detection_recipe
 
 HERE = Path(__file__).resolve().parent
 FULL_SCALE_FACE = 20
@@ -71,8 +70,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few pictures: to try the script, not to quote")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    recipe = load_recipe("detector")
-    assert isinstance(recipe, DetectionRecipe)
+    recipe = load_detection_recipe("detector")
     teacher = Teacher(options.teacher)
     held = held_out(options.data, teacher, options.labels, fraction=recipe.holdout_fraction, salt=recipe.holdout_salt)
     sets = picture_sets(held, teacher, 20 if options.quick else 300)

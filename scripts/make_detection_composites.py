@@ -16,8 +16,7 @@ import numpy as np
 from edge_fer.data.detection.compose import ComposeSpec, Compositor, Picture
 from edge_fer.data.detection.folder import list_pictures, read_bgr, to_gray
 from edge_fer.data.detection.labels import Teacher, label_crop, label_scene
-from edge_fer.train.detection_recipe import DetectionRecipe
-from edge_fer.train.recipe import load_recipe
+from edge_fer.train.detection_recipe import load_detection_recipe
 
 
 def main() -> None:
@@ -30,8 +29,7 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=200, help="how many scenes and faces to draw from")
     parser.add_argument("--boxes", action="store_true", help="draw the labels")
     options = parser.parse_args()
-    recipe = load_recipe("detector")
-    assert isinstance(recipe, DetectionRecipe)
+    recipe = load_detection_recipe("detector")
     teacher = Teacher(options.teacher)
     pictures = {}
     for kind, label in (("scenes", label_scene), ("faces", label_crop)):

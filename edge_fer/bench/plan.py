@@ -75,7 +75,7 @@ class CameraPlan(Frozen):
     engine: str | None = None
     backend: str = "auto"
     precision: str = "auto"
-    detector: str = "haar"
+    detector: str = "edge-fer-face"
     detect_every: int | None = Field(default=None, ge=1)
     min_face: int | None = Field(default=None, ge=16)
     threads: int = Field(default=1, ge=1)

@@ -40,7 +40,10 @@ def run(
     engine: str | None = typer.Option(None, help="Bundle or engine: a folder, or a shipped model's name."),
     backend: str = typer.Option("auto", help="auto (the fastest measured here), onnxruntime, openvino."),
     precision: str = typer.Option("auto", help="auto, fp32, bf16, fp16, int8."),
-    detector: str = typer.Option("haar", help="haar, yunet=FILE.onnx, or none (the whole frame is the face)."),
+    detector: str = typer.Option(
+        "edge-fer-face",
+        help="edge-fer-face (ours; =BUNDLE: another one), haar, yunet=FILE.onnx, or none (the frame is the face).",
+    ),
     min_face: int | None = typer.Option(
         None, min=16, help="Smallest face wanted, in pixels. Default: a ninth of the frame's height."
     ),

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from edge_fer.core.errors import MissingDependencyError, UsageError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 def train(
     recipe: str = typer.Option("compact", help="A shipped recipe's name, or a YAML file."),
-    data: Path = typer.Option(..., help="FER-2013: class folders (DIR/train/happy/*.jpg) or the ICML CSV."),
+    data: Path = typer.Option(
+        ..., help="FER-2013: class folders (DIR/train/happy/*.jpg) or the ICML CSV. For a detector: scenes/ and faces/."
+    ),
     out: Path | None = typer.Option(None, help="Output folder; default runs/<recipe>. An unfinished run continues."),
     set_: list[str] = typer.Option([], "--set", help="Override a key of the recipe, e.g. --set epochs=3. Repeatable."),
+    teacher: Path | None = typer.Option(None, help="For a detector: YuNet's ONNX file, which labels the pictures."),
+    small_faces: Path | None = typer.Option(None, help="For a detector: crops of low resolution, such as FER-2013's."),
+    init: Path | None = typer.Option(None, help="For a detector: a checkpoint to begin with, instead of from scratch."),
     device: str = typer.Option("cpu", help="A torch device: cpu, cuda, cuda:1."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads; default: all cores."),
     fresh: bool = typer.Option(False, "--fresh", help="Start again even if the folder holds an unfinished run."),
@@ -33,9 +42,14 @@ def train(
     from edge_fer.data.split import holdout
     from edge_fer.train.curve import plot_log
     from edge_fer.train.loop import EpochLog, Trainer
-    from edge_fer.train.recipe import load_recipe, save_recipe
+    from edge_fer.train.recipe import load_recipe, recipe_task, save_recipe
 
     console = Console()
+    if recipe_task(recipe) == "detection":
+        _train_detector(console, recipe, data, teacher, small_faces, init, out, set_, device, threads, fresh)
+        return
+    if teacher is not None or small_faces is not None or init is not None:
+        raise UsageError("--teacher, --small-faces and --init are for a detector's recipe.", fix="--recipe detector")
     plan = load_recipe(recipe, overrides=set_)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")
@@ -61,3 +75,73 @@ def train(
     plot_log(folder / "curve.png", trainer.log, plan.model.name)
     console.print(f"Best held-out top-1 {trainer.best:.2%}: {folder / 'best.safetensors'}")
     console.print(f"Next: edge-fer compile {folder / 'best.safetensors'} --calibration {data} --data {data}")
+
+
+def _train_detector(
+    console: Console,
+    recipe: str,
+    data: Path,
+    teacher: Path | None,
+    small_faces: Path | None,
+    init: Path | None,
+    out: Path | None,
+    overrides: list[str],
+    device: str,
+    threads: int | None,
+    fresh: bool,
+) -> None:
+    import torch
+    from rich.progress import Progress
+
+    from edge_fer.data.detection.labels import Teacher
+    from edge_fer.models.checkpoint import load_detector
+    from edge_fer.train.curve import plot_detection_log
+    from edge_fer.train.detection_data import load_detection_data
+    from edge_fer.train.detection_loop import DetectionEpochLog, DetectorTrainer
+    from edge_fer.train.detection_recipe import load_detection_recipe
+    from edge_fer.train.recipe import save_recipe
+
+    plan = load_detection_recipe(recipe, overrides)
+    if teacher is None:
+        raise UsageError(
+            "A detector is trained on pictures that a teacher labels, and none was named.",
+            fix="--teacher face_detection_yunet.onnx",
+        )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = out or Path("runs") / Path(recipe).stem
+    weights = load_detector(init).model.state_dict() if init is not None else None
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Labelling", total=None)
+        pictures = load_detection_data(
+            data,
+            small_faces,
+            Teacher(teacher),
+            plan,
+            folder / "labels",
+            lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+    console.print(
+        f"{len(pictures.scenes)} scenes, {len(pictures.faces)} faces and {len(pictures.small_faces)} small ones to "
+        f"train on; {plan.holdout_fraction:.0%} of the pictures are kept out."
+    )
+    trainer = DetectorTrainer(
+        plan, pictures.scenes, pictures.faces, pictures.small_faces, folder, device=device, init=weights
+    )
+    if not fresh and trainer.resume():
+        console.print(f"Continuing {folder} at epoch {trainer.epoch} of {plan.epochs}.")
+    save_recipe(folder / "recipe.yaml", plan)
+
+    def progress(row: DetectionEpochLog) -> None:
+        left = (plan.epochs - row.epoch - 1) * row.seconds
+        console.print(
+            f"epoch {row.epoch + 1:>3}/{plan.epochs}  loss {row.loss:.3f}  score {row.score_loss:.3f}  "
+            f"box {row.box_loss:.3f}  landmarks {row.landmark_loss:.4f}  unseen {row.val_loss:.3f}  "
+            f"{row.images_per_s:.0f} images/s  about {left / 60:.0f} min left"
+        )
+
+    trainer.run(progress)
+    plot_detection_log(folder / "curve.png", trainer.log, plan.model.name)
+    console.print(f"Next: edge-fer compile {folder / 'last.safetensors'} --calibration PICTURES")

@@ -145,8 +145,10 @@ def climb(
         f"{best.drop_interval[1]:.2f}, {gate.n} faces), more than --max-drop {request.max_drop:g}"
     )
     if best.drop <= request.max_drop:
-        lost = ", ".join(f"{name} {points:.1f}" for name, points in gate.harmed_classes.items())
-        sentence = f"int8 loses more recall of single classes than --max-drop {request.max_drop:g} allows: {lost} points"
+        lost = ", ".join(f"{name} {points:.1f}" for name, points in best.harmed_classes.items())
+        sentence = (
+            f"int8 loses recall of single classes beyond --max-drop {request.max_drop:g} and chance: {lost} points"
+        )
     if request.precision == "int8":
         raise BadInputError(
             f"{sentence}; nothing was written.",
@@ -174,6 +176,7 @@ def _attempt(forms: Forms, gate: GateRecord) -> AttemptReport:
         float_layers=forms.calibration.float_layers,
         drop=gate.drop,
         drop_interval=gate.drop_interval,
+        harmed_classes=gate.harmed_classes,
         passed=bool(gate.passed),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from edge_fer.core.manifest import AccuracyRecord, GateRecord, ParityRecord
 from edge_fer.core.spec import Frozen
 
@@ -26,11 +28,13 @@ class CandidateReport(Frozen):
 
 
 class AttemptReport(Frozen):
-    """One try of the ladder: layers kept in fp32, and the worst drop that was left."""
+    """One try of the ladder: layers kept in fp32, the worst drop that was left, and the points of recall that classes
+    lost beyond what was allowed and what chance explains."""
 
     float_layers: tuple[str, ...]
     drop: float
     drop_interval: tuple[float, float]
+    harmed_classes: dict[str, float] = Field(default_factory=dict)
     passed: bool
 
 

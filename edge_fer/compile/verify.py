@@ -158,7 +158,8 @@ class Verifier:
             max_gap=parity.max_gap,
             mean_gap=parity.mean_gap,
         )
-        drop, harmed = None, {}
+        drop: PairedDrop | None = None
+        harmed: dict[str, float] = {}
         if self.labels is not None:
             before, after = self.reference.argmax(axis=1), logits.argmax(axis=1)
             drop = paired_drop(self.labels, before, after)

@@ -79,7 +79,8 @@ class ConvNeXt(nn.Module):
         stochastic_depth: float,
     ) -> None:
         super().__init__()
-        drops = iter(torch.linspace(0, stochastic_depth, sum(depths)).tolist())
+        last = max(sum(depths) - 1, 1)
+        drops = (stochastic_depth * index / last for index in range(sum(depths)))
         stem = nn.Sequential(nn.Conv2d(in_channels, widths[0], 4, stride=4), LayerNorm2d(widths[0], eps=_EPS))
         layers: list[nn.Module] = [stem]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge_fer.core.errors import MissingDependencyError
 from edge_fer.core.files import atomic_file
+from edge_fer.train.detection_loop import DetectionEpochLog
 from edge_fer.train.loop import EpochLog
 
 
@@ -41,5 +42,25 @@ def plot_log(path: Path, log: Sequence[EpochLog], title: str) -> None:
     losses.legend(frameon=False)
     handles = [*accuracy.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]]
     accuracy.legend(handles=handles, frameon=False, loc="lower right")
+    with atomic_file(path) as temporary:
+        canvas.print_png(temporary)  # type: ignore[no-untyped-call]
+
+
+def plot_detection_log(path: Path, log: Sequence[DetectionEpochLog], title: str) -> None:
+    """Write a PNG with three panels: the losses of score, boxes and landmarks over epochs."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("matplotlib", extra="train", purpose="the training curve") from None
+    epochs = [row.epoch + 1 for row in log]
+    figure = Figure(figsize=(12, 3.4), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3)
+    for axis, name in zip(panels, ("score", "box", "landmark"), strict=True):
+        axis.plot(epochs, [getattr(row, f"{name}_loss") for row in log], color="#d95f02")
+        axis.set(xlabel="epoch", ylabel=f"{name} loss", ylim=(0, None))
+        axis.grid(alpha=0.25)
+    panels[0].set_title(title)
     with atomic_file(path) as temporary:
         canvas.print_png(temporary)  # type: ignore[no-untyped-call]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from edge_fer.core.spec import DetectorSpec, Frozen
 from edge_fer.data.detection.compose import ComposeSpec
-from edge_fer.train.recipe import OptimizerSpec
+from edge_fer.train.recipe import OptimizerSpec, load_as
 
 
 class DetectionRecipe(Frozen):
@@ -41,3 +42,8 @@ class DetectionRecipe(Frozen):
     mine_weight: float = Field(default=6.0, ge=1)
     small_faces: int = Field(default=6000, ge=0)
     """How many of the low-resolution crops are labelled and used."""
+
+
+def load_detection_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> DetectionRecipe:
+    """As :func:`edge_fer.train.recipe.load_recipe`, for a detector."""
+    return load_as(DetectionRecipe, name_or_path, overrides)

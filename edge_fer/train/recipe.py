@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -67,7 +67,7 @@ class Recipe(Frozen):
         return size
 
 
-def save_recipe(path: Path, recipe: Recipe) -> None:
+def save_recipe(path: Path, recipe: Frozen) -> None:
     """Write a recipe as YAML, with every default spelt out, so that a run can be repeated from its folder alone."""
     with atomic_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
@@ -87,6 +87,14 @@ def _override(tree: dict[str, object], setting: str) -> None:
     tree[last] = yaml.safe_load(value)
 
 
+_R = TypeVar("_R", bound=Frozen)
+
+
+def recipe_task(name_or_path: str) -> str:
+    """``classification`` or ``detection``: what a recipe trains. Errors as of :func:`load_recipe`."""
+    return str(_read(name_or_path, ())[0].get("task", "classification"))
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or any YAML file by path, and apply ``key=value`` overrides.
 
@@ -94,6 +102,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: neither a file nor the name of a shipped recipe.
         BadInputError: the file is not a valid recipe; the message names each wrong key.
     """
+    return load_as(Recipe, name_or_path, overrides)
+
+
+def load_as(kind: type[_R], name_or_path: str, overrides: Sequence[str] = ()) -> _R:
+    """:func:`load_recipe` for recipes of any kind."""
+    tree, where = _read(name_or_path, overrides)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        findings = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BadInputError(f"{where} is not a valid recipe: {findings}.") from None
+
+
+def _read(name_or_path: str, overrides: Sequence[str]) -> tuple[dict[str, object], str]:
+    """A recipe as a tree with the overrides applied, and what to call it in messages."""
     path = Path(name_or_path)
     shipped = resources.files("edge_fer.train.recipes")
     if path.suffix in {".yaml", ".yml"} and path.is_file():
@@ -109,9 +132,6 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
             raise BadInputError(f"{where} is not a valid recipe: it holds no keys.")
         for setting in overrides:
             _override(tree, setting)
-        return Recipe.model_validate(tree)
+        return tree, where
     except yaml.YAMLError as error:
         raise BadInputError(f"{where} is not valid YAML: {error}.") from None
-    except ValidationError as error:
-        findings = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise BadInputError(f"{where} is not a valid recipe: {findings}.") from None

@@ -25,7 +25,7 @@ def biased_network() -> onnx.ModelProto:
     """A convolution whose small weights all round down next to one large one, so that its mean output shifts; a second
     one makes the logits and stays in fp32."""
     rng = np.random.default_rng(0)
-    weight = rng.uniform(0.0039, 0.0041, (4, 2, 3, 3)).astype(np.float32)
+    weight = rng.uniform(0.0030, 0.0034, (4, 2, 3, 3)).astype(np.float32)
     weight[:, 0, 0, 0] = 1.0
     dense = rng.normal(size=(3, 4, 1, 1)).astype(np.float32)
     nodes = [
@@ -86,7 +86,9 @@ def test_the_shift_is_the_mean_difference_of_the_layer_itself(tiny_onnx, tiny_in
         return values.astype(np.float64).mean(axis=(0, 2, 3))
 
     quantised = quantize_int8(tiny_onnx, plan, thresholds, "cpu")
-    assert mean_of(tiny_onnx) - mean_of(quantised) == pytest.approx(shifts[first.name], abs=1e-5)
+    difference = mean_of(tiny_onnx) - mean_of(quantised) - shifts[first.name]
+    # The stored bias is rounded to its own 32-bit grid, which is no part of the shift.
+    assert (np.abs(difference) <= 0.5 * Graph(quantised).array(f"{first.name}.bias.scale") + 1e-5).all()
 
 
 def test_only_biases_change_and_no_shift_changes_nothing(tiny_onnx):

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_fer.core.errors import BadInputError
-from edge_fer.evaluate.metrics import Metrics, compute_metrics, mcnemar_exact, one_vs_rest_auc, paired_drop
+from edge_fer.evaluate.metrics import (
+    Metrics,
+    compute_metrics,
+    harmed_classes,
+    mcnemar_exact,
+    one_vs_rest_auc,
+    paired_drop,
+)
 
 NAMES = ("a", "b", "c", "d")
 

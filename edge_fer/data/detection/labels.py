@@ -115,7 +115,7 @@ faces with surroundings."""
 
 
 def padded(image_bgr: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float, int]:
-    """A tight crop resized to ``side`` with a border: (picture, factor, border); a point maps to x * factor + border."""
+    """A tight crop resized to ``side``, bordered: (picture, factor, border); a point x becomes x * factor + border."""
     factor = side / max(image_bgr.shape[:2])
     kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     size = (round(image_bgr.shape[1] * factor), round(image_bgr.shape[0] * factor))
