@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from typer.core import TyperCommand
@@ -22,7 +23,7 @@ def filled(args: list[str]) -> list[str]:
     """The arguments, with the value of every option of ``STANDALONE`` that stands alone; nothing after ``--``."""
     options = args[: args.index("--")] if "--" in args else args
     result = []
-    for argument, following in zip(options, [*options[1:], ""], strict=True):
+    for argument, following in zip_longest(options, options[1:], fillvalue=""):
         alone = argument in STANDALONE and not following.lstrip("-").isdecimal()
         result.append(f"{argument}={STANDALONE[argument]}" if alone else argument)
     return result + args[len(options) :]

@@ -20,7 +20,7 @@ from edge_fer.core.errors import CheckpointError, UsageError
 from edge_fer.core.files import atomic_file, sha256_file
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.core.spec import AnySpec, Colour, DetectorSpec, ModelSpec
-from edge_fer.models.registry import ARCHITECTURES, architecture, build_model
+from edge_fer.models.registry import ARCHITECTURES, architecture, build_model, classifiers
 
 SPEC_KEY = "edge_fer.spec"
 OPTIONS_KEY = "edge_fer.options"
@@ -322,7 +322,7 @@ def _deduced_contract(path: Path, state: StateDict, wanted: ContractOverrides) -
     if wanted.arch is None:
         raise UsageError(
             f"{path} is a plain state dict, which does not say what network it is.",
-            fix=f"Name it with --arch: {', '.join(sorted(ARCHITECTURES))}.",
+            fix=f"Name it with --arch: {', '.join(classifiers())}.",
         )
     arch = architecture(wanted.arch)
     state = _strip_prefixes(state)

@@ -64,6 +64,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def classifiers() -> list[str]:
+    """Names of the architectures that give a score per class, for messages."""
+    return sorted(name for name, found in ARCHITECTURES.items() if found.task == "classification")
+
+
 def architecture(name: str) -> Architecture:
     """Look an architecture up.
 
@@ -83,7 +88,12 @@ def build_model(spec: AnySpec, options: Mapping[str, object] | None = None) -> n
         UsageError: the architecture is not registered.
         CheckpointError: the options do not fit the architecture.
     """
-    module, function = architecture(spec.arch).factory.split(":")
+    found = architecture(spec.arch)
+    if (found.task == "detection") != isinstance(spec, DetectorSpec):
+        raise UsageError(
+            f"The architecture {spec.arch!r} is for {found.task}.", fix=f"For expressions: {', '.join(classifiers())}."
+        )
+    module, function = found.factory.split(":")
     factory: Callable[..., nn.Module] = getattr(import_module(module), function)
     try:
         if isinstance(spec, DetectorSpec):

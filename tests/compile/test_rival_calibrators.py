@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import onnx
 import pytest
@@ -94,53 +89,3 @@ def test_a_moving_average_lies_between_the_batches_extremes(resnet_onnx, resnet_
     for name, value in ours(resnet_onnx, resnet_inputs, "moving-average").items():
         peaks = [stats[name].peak for stats in single]
         assert min(peaks) * (1 - 1e-5) <= value <= max(peaks) * (1 + 1e-5)
-
-
-NNCF_RANGES = """
-import json, sys
-import numpy as np
-from edge_fer.backends.openvino.build import TELEMETRY, import_openvino
-ov = import_openvino()
-sys.modules[TELEMETRY] = None
-import nncf
-inputs = np.load(sys.argv[2])
-model = nncf.quantize(ov.Core().read_model(sys.argv[1]), nncf.Dataset(list(inputs[:, None])), subset_size=len(inputs),
-                      fast_bias_correction=True)
-found = {}
-for op in model.get_ops():
-    if op.get_type_name() != "FakeQuantize" or op.input_value(0).get_node().get_type_name() in ("Constant", "Convert"):
-        continue
-    low, high = (op.input_value(i).get_node().data for i in (1, 2))
-    if low.size == 1:
-        for name in op.input_value(0).get_names():
-            found[name] = [float(low.ravel()[0]), float(high.ravel()[0])]
-sys.stdout.write("RANGES " + json.dumps(found) + "\\n")
-"""
-
-
-@pytest.mark.slow
-def test_minmax_is_nncfs(resnet_onnx, resnet_inputs, tmp_path):
-    """NNCF averages extremes over its samples where a tensor has a sign, so only the others are compared."""
-    pytest.importorskip("openvino")
-    if subprocess.run(
-        [sys.executable, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('nncf') is None)"], check=False
-    ).returncode:
-        pytest.skip("nncf is not installed (pip install nncf)")
-    onnx.save(resnet_onnx, tmp_path / "model.onnx")
-    np.save(tmp_path / "inputs.npy", resnet_inputs)
-    done = subprocess.run(
-        [sys.executable, "-c", NNCF_RANGES, str(tmp_path / "model.onnx"), str(tmp_path / "inputs.npy")],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "NNCF_CI": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answer = next(line for line in done.stdout.splitlines() if line.startswith("RANGES "))
-    found = json.loads(answer.removeprefix("RANGES "))
-    mine = ours(resnet_onnx, resnet_inputs, "minmax")
-    shared = [(mine[name], high) for name, (low, high) in found.items() if name in mine and low == 0]
-    assert len(shared) >= 8
-    for peak, high in shared:
-        assert high == pytest.approx(peak, rel=0.02)

@@ -155,7 +155,7 @@ def test_boxes_come_back_in_the_pixels_of_the_frame(
     box = (x, y, min(width, x + side), min(height, y + side))
     detector = FacePyramidDetector(WhiteFinder, SPEC, min_face_px=min_face)
     faces = detector.detect(white(height, width, box))
-    if side < min_face / 2:
+    if min(box[2] - box[0], box[3] - box[1]) < min_face:
         return
     size = detector.size_for(height, width)
     pixel = max(1.0, height / size[0], width / size[1])

@@ -4,6 +4,7 @@ one sentence and whole files."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import cv2
@@ -15,6 +16,7 @@ from edge_fer.core.engine import Engine
 from edge_fer.core.errors import DeviceError, EdgeFerError
 from edge_fer.core.faces import Faces
 from edge_fer.runtime import backoff
+from edge_fer.runtime.frames import Frame
 from edge_fer.runtime.pipeline import IN_THE_MIDDLE, LoopStats, Pipeline
 
 BOX = (20.0, 20.0, 90.0, 90.0)
@@ -71,13 +73,21 @@ def test_a_file_waits_for_a_part_that_fails_and_loses_no_frame(engine: Engine, p
     assert "next attempt in" in told[0]
 
 
+class PacedSource(CountingSource):
+    """As a camera, it has no next frame at once: there is time for another attempt before the frames are over."""
+
+    def read(self, timeout_s: float) -> Frame | None:
+        time.sleep(0.002)
+        return super().read(timeout_s)
+
+
 @pytest.mark.parametrize("part", ["engine", "detector"])
 def test_a_camera_goes_on_and_its_failed_frames_are_counted(engine: Engine, part: str) -> None:
     told: list[str] = []
     sink, faults = Recorder(), failing_at(3, 4, 9)
     detector = FaultyDetector(faults if part == "detector" else failing_at())
     runner = FaultyEngine(engine, faults if part == "engine" else failing_at())
-    source = CountingSource(100, live=True)
+    source = PacedSource(100, live=True)
     stats = Pipeline(
         source, detector, runner, [sink], detect_every=1, on_state=told.append  # type: ignore[arg-type]
     ).run()  # fmt: skip
