@@ -30,7 +30,9 @@ from edge_fer.data.detection.labels import Teacher
 from edge_fer.data.detection.test_sets import held_out
 from edge_fer.evaluate.detection_suite import (
     EMPTY,
+    FULL_SCALE_FACE,
     PADDED,
+    SCENE_FACE,
     SCENES,
     Contender,
     Row,
@@ -44,8 +46,6 @@ from edge_fer.runtime.detectors.yunet import YunetDetector
 from edge_fer.train.detection_recipe import load_detection_recipe
 
 HERE = Path(__file__).resolve().parent
-FULL_SCALE_FACE = 20
-"""``min_face_px`` at which ours and YuNet work on the picture as it is."""
 HARD = ("turned by 15", "turned by 30", "a quarter of the light", "blurred", "lower face covered")
 
 
@@ -105,7 +105,7 @@ def main() -> int:
     found = {}
     # Scenes are searched for what is asked of them, faces of 40 pixels and more; all else at full scale.
     for min_face_px, chosen in (
-        (40, (SCENES, EMPTY)),
+        (SCENE_FACE, (SCENES, EMPTY)),
         (FULL_SCALE_FACE, tuple(k for k in sets if k not in (SCENES, EMPTY))),
     ):
         more, finds = compare_detectors(

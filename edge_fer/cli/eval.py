@@ -24,7 +24,9 @@ WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 
 def evaluate(
     model: str | None = typer.Argument(None, help="Checkpoint, bundle or engine. Default: the shipped bundle."),
-    data: Path = typer.Option(..., help="Class folders, split folders of class folders, or the ICML CSV."),
+    data: Path = typer.Option(
+        ..., help="Class folders, split folders of class folders, or the ICML CSV. For detection: scenes/ and faces/."
+    ),
     split: str | None = typer.Option(None, help="Part of the data, such as test or PublicTest."),
     precision: str | None = typer.Option(
         None, help="fp32, bf16, fp16 or int8. Default: int8 of a bundle, an engine's own, fp32 of a checkpoint."
@@ -32,6 +34,9 @@ def evaluate(
     backend: str = typer.Option("auto", help="auto (the fastest measured here), onnxruntime, openvino."),
     arch: str | None = typer.Option(None, help="Network of a plain state dict, such as resnet18."),
     threads: int = typer.Option(1, min=1, help="Threads of the engine."),
+    task: str = typer.Option("classification", help="classification, or detection: a face detector."),
+    teacher: Path | None = typer.Option(None, help="For detection: YuNet's ONNX file, which labels the pictures."),
+    mistakes: Path | None = typer.Option(None, help="For detection: folder for pictures of misses and false alarms."),
     json: Path | None = typer.Option(None, help="Write all figures to this file."),
     png: Path | None = typer.Option(None, help="Draw confusion matrix, classes and calibration to this file."),
 ) -> None:
@@ -39,6 +44,19 @@ def evaluate(
 
     Faces are taken as they are, one crop each; the model's labels and the data's are matched by name.
     """
+    if task not in ("classification", "detection"):
+        raise UsageError(f"Unknown task {task!r}.", fix="Known: classification, detection.")
+    if task == "detection":
+        from edge_fer.cli.eval_detection import evaluate_detector
+
+        if arch is not None or png is not None or split is not None:
+            raise UsageError(
+                "--arch, --png and --split are for expression networks.", fix="--mistakes DIR, --json FILE"
+            )
+        evaluate_detector(model, data, teacher, backend, precision, threads, json, mistakes)
+        return
+    if teacher is not None or mistakes is not None:
+        raise UsageError("--teacher and --mistakes are for a face detector.", fix="--task detection")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -54,10 +72,10 @@ def evaluate(
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Evaluating", total=len(samples))
+        counter = bar.add_task("Evaluating", total=len(samples))
 
         def progress(done: int, _total: int) -> None:
-            bar.update(task, completed=done)
+            bar.update(counter, completed=done)
 
         if model is not None and Path(model).suffix in WEIGHTS:
             if precision not in (None, "fp32") or backend != "auto":

@@ -37,6 +37,8 @@ from edge_fer.runtime.detectors.base import FaceDetector
 
 SCENES, EMPTY = "held-out scenes, faces of 40 px and more", "held-out scenes without a face"
 PADDED = {"gray": "held-out faces, grey border", "replicated": "held-out faces, replicated border"}
+FULL_SCALE_FACE, SCENE_FACE = 20, 40
+"""``min_face_px`` at which our detector works on the picture as it is, and what is asked of it in scenes."""
 FEW_ALARMS = 0.01
 """One false alarm per 100 face-free pictures: the operating point at which recalls are compared."""
 TILE = 128

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from edge_fer.core.spec import DetectorSpec, Frozen
 from edge_fer.data.detection.compose import ComposeSpec
+from edge_fer.data.detection.folder import HOLDOUT_FRACTION, HOLDOUT_SALT
 from edge_fer.train.recipe import OptimizerSpec, load_as
 
 
@@ -22,8 +23,8 @@ class DetectionRecipe(Frozen):
     task: Literal["detection"]
     model: DetectorSpec
     model_options: dict[str, object] = Field(default_factory=dict)
-    holdout_fraction: float = Field(default=0.1, gt=0, lt=0.5)
-    holdout_salt: str = "edge-fer-detector"
+    holdout_fraction: float = Field(default=HOLDOUT_FRACTION, gt=0, lt=0.5)
+    holdout_salt: str = HOLDOUT_SALT
     seed: int = 0
     epochs: int = Field(gt=0)
     epoch_size: int = Field(default=16384, gt=0)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from edge_fer.core.errors import BadInputError
 
+HOLDOUT_FRACTION, HOLDOUT_SALT = 0.1, "edge-fer-detector"
+"""Which pictures the shipped detector never saw: recipes and evaluation must agree."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Gray = NDArray[np.uint8]
 """Decoded pixels (H, W), 0..255. Detection works on grey: most face crops are grey, and a network that saw grey faces
