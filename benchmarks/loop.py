@@ -4,6 +4,7 @@
 
 720p clips with one face and with four (clips.py). Every measurement has a process of its own; the rounds of all cases
 are interleaved, and ratios are taken within rounds. ``--quick`` proves that everything works and measures nothing.
+``--peer mediapipe_faces`` adds what another package's face detection alone costs on the same clip (peers/run.py).
 Needs: pip install -e '.[dev]' av
 """
 
@@ -36,6 +37,8 @@ RESNET, DEFAULT, RIVAL = "resnet18@224", "edge-fer-compact", "rival"
 CLIPS = {"one face": 1, "four faces": 4}
 BARS = {(RESNET, "one face"): 8.0, (DEFAULT, "one face"): 15.0, (DEFAULT, "four faces"): 10.0}
 TIMEOUT_S = 900
+PEER_TIMEOUT_S = 3000
+"""The first call of a peer installs its environment."""
 
 
 def start(command: list[str]) -> dict[str, Any]:
@@ -79,6 +82,8 @@ class Bench:
         found: dict[str, dict[str, list[dict[str, Any]]]] = {
             clip: {case: [] for case in (RIVAL, RESNET, DEFAULT)} for clip in CLIPS
         }
+        if self._arguments.peer:
+            found["one face"][self._arguments.peer] = []
         for turn in range(self._arguments.rounds):
             for clip, cases in found.items():
                 for case, answers in cases.items():
@@ -86,9 +91,23 @@ class Bench:
                     if case == RIVAL:
                         seconds = str(self._arguments.seconds)
                         answers.append(start([str(HERE / "rival.py"), str(self.clips[clip]), "--seconds", seconds]))
+                    elif case == self._arguments.peer:
+                        answers.append(self._peer(clip))
                     else:
                         answers.append(self.ours("file", case, clip))
         return found
+
+    def _peer(self, clip: str) -> dict[str, Any]:
+        """Detection alone by another package, on frames that are already decoded."""
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder) / "peer.json"
+            command = [sys.executable, str(HERE / "peers" / "run.py"), self._arguments.peer]
+            command += ["--clip", str(self.clips[clip]), "--json", str(answer)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PEER_TIMEOUT_S)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+            figures: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return {"fps": figures["clip_fps"], **figures}
 
 
 def machine() -> dict[str, Any]:
@@ -129,13 +148,27 @@ def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[s
         "when": datetime.fromtimestamp(began, timezone.utc).isoformat(timespec="seconds"),
         "quick": arguments.quick,
         "settings": {
-            key: getattr(arguments, key) for key in ("rounds", "seconds", "detector", "backend", "precision", "threads")
+            key: getattr(arguments, key)
+            for key in ("rounds", "seconds", "detector", "backend", "precision", "threads", "peer")
         },
         "files": files,
         "camera": camera,
         "overload": overload,
         "parts": parts,
     }
+
+
+def beside_peer(peer: str, cases: dict[str, list[dict[str, Any]]]) -> str:
+    """One sentence: our whole loop beside another package's detection alone."""
+    times = ratios(cases[DEFAULT], cases[peer])
+    package = ", ".join(cases[peer][0]["requirements"])
+    alone_ms, fps = middle(cases[peer], "p50_ms"), middle(cases[peer], "fps")
+    ratio = f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f})"
+    return (
+        f"On the clip with one face `{peer}` ({package}) takes {alone_ms:.2f} ms a frame for detection alone, on "
+        f"frames that are already decoded; reading the clip and detecting, and nothing else, it does {fps:.0f} "
+        f"frames/s. Our whole loop with {DEFAULT} does {ratio} times that."
+    )
 
 
 def report(found: dict[str, Any]) -> str:
@@ -155,6 +188,8 @@ def report(found: dict[str, Any]) -> str:
     ]
     for clip, cases in found["files"].items():
         for case, answers in cases.items():
+            if case == settings["peer"]:
+                continue
             times = ratios(answers, cases[RIVAL])
             bar = BARS.get((case, clip))
             spread = f"{statistics.median(times):.1f} ({min(times):.1f}-{max(times):.1f})" if case != RIVAL else "1"
@@ -162,6 +197,8 @@ def report(found: dict[str, Any]) -> str:
                 f"| {clip} | {case} | {middle(answers, 'fps'):.0f} | {middle(answers, 'cpu_ms_per_frame'):.1f} | "
                 f"{middle(answers, 'faces_per_frame'):.2f} | {spread} | {f'{bar:g}' if bar else ''} |"
             )
+    if settings["peer"]:
+        lines += ["", beside_peer(settings["peer"], found["files"]["one face"])]
     lines += [
         "", "## Frame age: from captured to labelled", "",
         "| camera | model | frames in | labelled | dropped | failed | p50 ms | p99 | max | slowest stage, p99 ms |",
@@ -196,7 +233,8 @@ def report(found: dict[str, Any]) -> str:
         "Repeat with:",
         "",
         "```",
-        "python benchmarks/loop.py --out benchmarks/results/MACHINE/loop.json --report benchmarks/LOOP.md",
+        "python benchmarks/loop.py --out benchmarks/results/MACHINE/loop.json --report benchmarks/LOOP.md"
+        + (f" --peer {settings['peer']}" if settings["peer"] else ""),
         "```",
         "",
     ]
@@ -207,10 +245,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement")
-    parser.add_argument("--detector", default="haar", help="as edge-fer run takes it")
+    parser.add_argument("--detector", default="edge-fer-face", help="as edge-fer run takes it")
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--precision", default="int8", help="int8, or one that is built from the fp32 form")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
+    parser.add_argument("--peer", help="measure this peer's detection too; its environment is made on first use")
     parser.add_argument("--quick", action="store_true", help="one round of a second: does it work?")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--report", type=Path, help="Markdown page to write")

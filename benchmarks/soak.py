@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.backends.registry import open_engine
 from edge_fer.core.bundle import find_bundle, open_bundle
 from edge_fer.core.files import atomic_file
-from edge_fer.runtime.detectors.haar import HaarDetector
 from edge_fer.runtime.frames import Frame, FramePool, SourceInfo
 from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.sinks.jsonl import JsonlSink
@@ -85,19 +85,20 @@ class EndlessDemo:
         self._count = self._index
 
 
-def soak(frames: int, backend: str) -> dict[str, Any]:
+def soak(frames: int, backend: str, detector: str) -> dict[str, Any]:
     """Label so many frames and return what memory did."""
     cv2.setNumThreads(1)
     source = EndlessDemo(frames, Pipeline.frames_held(1))
     with open_engine(open_bundle(find_bundle()), backend=backend, precision="int8") as engine:
-        sink = JsonlSink(Path(os.devnull))
-        stats = Pipeline(source, HaarDetector(min_face_px=HEIGHT // 9), engine, [sink]).run()
+        finder = open_face_detector(detector, min_face_px=HEIGHT // 9)
+        stats = Pipeline(source, finder, engine, [JsonlSink(Path(os.devnull))]).run()
     before = next(mb for index, mb in source.memory if index >= min(AFTER, frames))
     return {
         "frames": stats.frames,
         "frames_with_faces": stats.frames_with_faces,
         "detections": stats.detections,
         "backend": backend,
+        "detector": detector,
         "seconds": round(stats.seconds, 1),
         "fps": round(stats.fps, 1),
         "resident_mb_after_first_1000": round(before, 2),
@@ -112,13 +113,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=100_000, help="at least 2,000")
     parser.add_argument("--backend", default="onnxruntime", help="engine, default onnxruntime (in the base install)")
+    parser.add_argument("--detector", default="edge-fer-face", help="as edge-fer run takes it; default edge-fer-face")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     if arguments.frames < 2 * AFTER:
         parser.error("--frames must be at least 2,000: memory is compared with that after the first 1,000")
     if not Path("/proc/self/statm").exists():
         parser.error("resident memory is read from /proc, which this system has not")
-    result = soak(arguments.frames, arguments.backend)
+    result = soak(arguments.frames, arguments.backend, arguments.detector)
     text = json.dumps(result, indent=2) + "\n"
     if arguments.out is not None:
         with atomic_file(arguments.out) as path:

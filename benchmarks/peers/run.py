@@ -7,7 +7,8 @@ function. The peer's process gets decoded pictures only, so that neither decodin
 * ``TASK = "detection"``: ``find(image_bgr) -> list of (left, top, right, bottom)``
 * ``TASK = "classification"``: ``label(face_bgr) -> name of the class`` or ``None``
 
-Figures are milliseconds a picture, back to back, after a warm-up; ``cold_start_s`` runs from before the peer's imports
+Figures are milliseconds a picture, back to back, after a warm-up; ``clip_fps`` is a detector's with decoding, over the
+clip as it is; ``cold_start_s`` runs from before the peer's imports
 to the end of its first call. Weights that a peer fetches by itself come from the internet at its first start.
 """
 
@@ -68,10 +69,10 @@ def environment(name: str, requirements: list[str], home: Path) -> Path:
     return python
 
 
-def pictures_for(task: str, data: Path | None, split: str | None) -> tuple[list[np.ndarray], list[str]]:
-    """Frames of the project's clip at 720p, or labelled faces in an order that mixes the classes; BGR."""
+def pictures_for(task: str, clip: Path, data: Path | None, split: str | None) -> tuple[list[np.ndarray], list[str]]:
+    """Frames of the clip at 720p, or labelled faces in an order that mixes the classes; BGR."""
     if task == "detection":
-        capture, frames = cv2.VideoCapture(str(CLIP)), []
+        capture, frames = cv2.VideoCapture(str(clip)), []
         while len(frames) < FRAMES:
             grabbed, image = capture.read()
             if not grabbed:
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("name", choices=peers())
     parser.add_argument("--data", type=Path, help="labelled faces, for peers that classify")
     parser.add_argument("--split")
+    parser.add_argument("--clip", type=Path, default=CLIP, help="video for peers that detect; default: the demo")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--venvs", type=Path, default=Path.home() / ".cache" / "edge-fer" / "peers")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -101,13 +103,14 @@ def main() -> None:
     about = constants(arguments.name)
     python = environment(arguments.name, about["REQUIREMENTS"], arguments.venvs)
     size = sum(p.stat().st_size for p in (arguments.venvs / arguments.name).rglob("*") if p.is_file())
-    images, labels = pictures_for(about["TASK"], arguments.data, arguments.split)
+    images, labels = pictures_for(about["TASK"], arguments.clip, arguments.data, arguments.split)
     with tempfile.TemporaryDirectory(prefix="edge-fer-peer-") as folder:
         np.savez(Path(folder) / "pictures.npz", *images)
         order = {
             "peer": str(HERE / f"{arguments.name}.py"),
             "pictures": str(Path(folder) / "pictures.npz"),
             "threads": arguments.threads,
+            "clip": str(arguments.clip.resolve()) if about["TASK"] == "detection" else None,
         }
         limits = dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(order["threads"])

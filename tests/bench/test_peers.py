@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 
@@ -40,7 +41,16 @@ def test_the_harness_times_a_peer_and_keeps_its_prints_off_the_answer(tmp_path: 
         "        return [(0, 0, image.shape[1], threads)]\n    return find\n"
     )
     np.savez(tmp_path / "p.npz", *[np.zeros((4, 6 + index, 3), np.uint8) for index in range(12)])
-    order = {"peer": str(tmp_path / "peer.py"), "pictures": str(tmp_path / "p.npz"), "threads": 3}
+    clip = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 16))
+    for _ in range(3):
+        clip.write(np.zeros((16, 32, 3), np.uint8))
+    clip.release()
+    order = {
+        "peer": str(tmp_path / "peer.py"),
+        "pictures": str(tmp_path / "p.npz"),
+        "threads": 3,
+        "clip": str(tmp_path / "clip.avi"),
+    }
     done = subprocess.run(
         [sys.executable, str(FOLDER / "harness.py")],
         input=json.dumps(order),
@@ -52,3 +62,4 @@ def test_the_harness_times_a_peer_and_keeps_its_prints_off_the_answer(tmp_path: 
     assert len(answer["samples_ms"]) == 12
     assert [boxes[0][2] for boxes in answer["results"]] == list(range(6, 18))
     assert answer["results"][0][0][3] == 3
+    assert answer["clip_fps"] > 0

@@ -23,5 +23,4 @@ def test_resident_memory_stays_flat_over_thousands_of_real_frames() -> None:
     record = json.loads(done.stdout)
     assert record["frames"] == 4000
     assert record["frames_with_faces"] > 2500
-    assert record["detections"] < 2500
     assert record["growth_mb"] < GROWTH_MB, record["memory_mb"]
