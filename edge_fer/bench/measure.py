@@ -10,30 +10,21 @@ that crashes or hangs loses its own figures only.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import queue
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge_fer.backends.child import Child, ChildFailed
 from edge_fer.bench.plan import Case, Plan
 from edge_fer.bench.prepare import PreparedModel, prepare
 from edge_fer.core.errors import EdgeFerError
 
 Progress = Callable[[str, int, int], None]
 TORCH = ("torch", "torch-compile")
-
-
-class CaseFailed(Exception):  # noqa: N818 (an outcome that is reported in the table)
-    """Why a case has no figures, as a sentence."""
 
 
 @dataclass
@@ -72,8 +63,8 @@ class Outcome:
         return statistics.median(self.cold_starts_ms) if self.cold_starts_ms else None
 
 
-class Worker:
-    """A process that holds one case, and the pipe to it. Every question has a time limit.
+class Worker(Child):
+    """A process that holds one case.
 
     Args:
         timeout_s: seconds to wait for each answer.
@@ -81,68 +72,7 @@ class Worker:
     """
 
     def __init__(self, timeout_s: float, environment: Mapping[str, str] | None = None) -> None:
-        self._timeout_s = timeout_s
-        self._complaints = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge_fer.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, **(environment or {})},
-        )
-        self._answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put("")
-
-    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Send an order and return the answer.
-
-        Raises:
-            CaseFailed: it crashed, hung, or said why it cannot.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            line = self._answers.get(timeout=self._timeout_s)
-        except queue.Empty:
-            raise CaseFailed(f"gave no answer within {self._timeout_s:.0f} s") from None
-        except OSError:
-            line = ""
-        if not line:
-            raise CaseFailed(self._last_words())
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise CaseFailed(str(answer["error"]))
-        return answer
-
-    def _last_words(self) -> str:
-        status = self._process.wait()
-        self._complaints.seek(0)
-        lines = [line.strip() for line in self._complaints.read().splitlines() if line.strip()]
-        return f"crashed (status {status}){': ' + lines[-1] if lines else ''}"
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._complaints):
-            if pipe is not None:
-                # An order that the process did not live to read is still in the buffer, and closing tries to send it.
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().__init__("edge_fer.bench.worker", timeout_s, environment)
 
 
 def run_plan(
@@ -172,7 +102,7 @@ def run_plan(
                     progress(f"{text}: {rig.outcome.case.key}", index, len(rigs))
                     try:
                         step(rig)
-                    except CaseFailed as failure:
+                    except ChildFailed as failure:
                         rig.outcome.error = str(failure)
 
         each("opening", _Rig.examine)
@@ -209,10 +139,10 @@ class _Rig:
         self._description: dict[str, Any] = {}
         try:
             if isinstance(model, str):
-                raise CaseFailed(model)
+                raise ChildFailed(model)
             self._trained = model.trained
             self._description = _describe(outcome, model)
-        except CaseFailed as failure:
+        except ChildFailed as failure:
             outcome.error = str(failure)
 
     @contextlib.contextmanager
@@ -224,7 +154,7 @@ class _Rig:
 
     def examine(self) -> None:
         """The first opening builds the engine, which users meet once; and what it really executes is read there."""
-        with self._open() as worker, contextlib.suppress(CaseFailed):  # a case may run without onnx to look into it
+        with self._open() as worker, contextlib.suppress(ChildFailed):  # a case may run without onnx to look into it
             self.outcome.layers = worker.ask({"layers": True})["layers"]
 
     def measure(self) -> None:
@@ -258,7 +188,7 @@ def _describe(outcome: Outcome, model: PreparedModel) -> dict[str, Any]:
     """What a worker needs to open a case.
 
     Raises:
-        CaseFailed: this model cannot be run like that.
+        ChildFailed: this model cannot be run like that.
     """
     case = outcome.case
     description: dict[str, Any] = {
@@ -268,15 +198,15 @@ def _describe(outcome: Outcome, model: PreparedModel) -> dict[str, Any]:
     }
     if case.runtime in TORCH:
         if case.precision != "fp32":
-            raise CaseFailed(f"{case.runtime} is measured in fp32 only")
+            raise ChildFailed(f"{case.runtime} is measured in fp32 only")
         if model.checkpoint is None:
-            raise CaseFailed("the checkpoint that the bundle was made from is not at hand")
+            raise ChildFailed("the checkpoint that the bundle was made from is not at hand")
         description["checkpoint"] = str(model.checkpoint)
         outcome.file_bytes = model.checkpoint.stat().st_size
         return description
     form = model.onnx.get("int8" if case.precision == "int8" else "fp32")
     if form is None:
-        raise CaseFailed(f"the bundle has no {case.precision} form")
+        raise ChildFailed(f"the bundle has no {case.precision} form")
     description["onnx"] = str(form)
     outcome.file_bytes = form.stat().st_size
     return description

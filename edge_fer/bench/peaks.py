@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_fer.bench.measure import CaseFailed, Worker
+from edge_fer.backends.child import ChildFailed
+from edge_fer.bench.measure import Worker
 from edge_fer.bench.plan import Case
 from edge_fer.core.errors import MissingDependencyError
 from edge_fer.core.spec import Frozen, ModelSpec, PreprocessSpec
@@ -94,7 +95,7 @@ def measure_peaks(
             spec, forms, macs = files[stack]
             try:
                 call_s = _fastest_call(runtime, precision, count, spec, forms, seconds)
-            except CaseFailed:
+            except ChildFailed:
                 continue
             name = f"{stack[2]} convolutions 3x3 of {stack[0]} channels on {stack[1]}x{stack[1]}"
             compute.append(

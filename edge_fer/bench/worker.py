@@ -7,7 +7,7 @@ It reads one JSON object a line from standard input and answers with one a line 
 * ``{"warm_up": seconds}``      run without keeping times, answer ``{"warm": iterations}``
 * ``{"measure": [s, n]}``       at least s seconds and n iterations, answer ``{"samples_ns": [...], "joules": ...}``
 * ``{"accuracy": [dir, split]}``  answer ``{"top1": ..., "n": ..., "predictions": [...], "labels": [...], ...}``
-* ``{"end": true}``             answer ``{"peak_rss_bytes": ...}`` and exit
+* ``{"end": true}``             answer ``{"peak_rss_bytes": ...}`` and close the case
 
 An ``EdgeFerError`` is answered with ``{"error": sentence}``.
 """
@@ -15,19 +15,18 @@ An ``EdgeFerError`` is answered with ``{"error": sentence}``.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from edge_fer.backends.child import serve
 from edge_fer.bench.conditions import energy_joules
 from edge_fer.bench.jobs import Job, measure, open_job
 from edge_fer.core.errors import EdgeFerError
 
-__all__ = ["main", "measure", "serve"]
+__all__ = ["Bench", "measure"]
 
 
 def accuracy(job: Job, data: str, split: str | None) -> dict[str, Any]:
@@ -74,48 +73,43 @@ def peak_rss_bytes() -> int | None:
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 
 
-def serve(source: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
-    """Obey one line after the other until told to end."""
-    job: Job | None = None
-    with ExitStack() as stack:
-        for line in source:
-            order = json.loads(line)
-            try:
-                if "job" in order:
-                    job = open_job(order["job"], stack)
-                    job.first()
-                    answer({"ready": {"executed": job.executed}})
-                elif "end" in order:
-                    answer({"peak_rss_bytes": peak_rss_bytes()})
-                    return
-                elif job is None:
-                    answer({"error": "no case is open"})
-                elif "layers" in order:
-                    answer({"layers": job.layers()})
-                elif "warm_up" in order:
-                    answer({"warm": len(job.measure(float(order["warm_up"]), 3))})
-                elif "measure" in order:
-                    seconds, iterations = order["measure"]
-                    answer(timed(job, float(seconds), int(iterations)))
-                elif "accuracy" in order:
-                    answer(accuracy(job, *order["accuracy"]))
-            except EdgeFerError as error:
-                answer({"error": str(error)})
-            except ModuleNotFoundError as error:
-                answer({"error": f"{error.name} is not installed"})
+class Bench:
+    """The case of this process, and what it is asked."""
 
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._job: Job | None = None
 
-def main() -> None:
-    # Libraries may print; only our answers belong on the pipe.
-    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    def answer(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Obey one order; what cannot be done is an answer too."""
+        try:
+            if "job" in order:
+                self._job = open_job(order["job"], self._stack)
+                self._job.first()
+                return {"ready": {"executed": self._job.executed}}
+            if "end" in order:
+                self._job = None
+                self._stack.close()
+                return {"peak_rss_bytes": peak_rss_bytes()}
+            return {"error": "no case is open"} if self._job is None else self._do(self._job, order)
+        except EdgeFerError as error:
+            return {"error": str(error)}
+        except ModuleNotFoundError as error:
+            return {"error": f"{error.name} is not installed"}
 
-    def answer(record: dict[str, Any]) -> None:
-        pipe.write(json.dumps(record) + "\n")
-        pipe.flush()
-
-    serve(sys.stdin, answer)
+    @staticmethod
+    def _do(job: Job, order: dict[str, Any]) -> dict[str, Any]:
+        if "layers" in order:
+            return {"layers": job.layers()}
+        if "warm_up" in order:
+            return {"warm": len(job.measure(float(order["warm_up"]), 3))}
+        if "measure" in order:
+            seconds, iterations = order["measure"]
+            return timed(job, float(seconds), int(iterations))
+        if "accuracy" in order:
+            return accuracy(job, *order["accuracy"])
+        return {"error": f"no such order: {', '.join(order)}"}
 
 
 if __name__ == "__main__":
-    main()
+    serve(Bench().answer)

@@ -12,7 +12,8 @@ import pytest
 from made_results import outcome, result
 from typer.testing import CliRunner
 
-from edge_fer.bench.measure import CaseFailed, Worker, run_plan
+from edge_fer.backends.child import ChildFailed
+from edge_fer.bench.measure import Worker, run_plan
 from edge_fer.bench.plan import Plan
 from edge_fer.bench.report import to_markdown
 from edge_fer.bench.results import read_json, summarise, write_json
@@ -94,7 +95,7 @@ def test_failures_stay_in_their_own_line() -> None:
 
 def test_a_worker_that_crashes_is_told_with_its_last_words() -> None:
     worker = Worker(timeout_s=60)
-    with pytest.raises(CaseFailed, match=r"crashed \(status 1\): .*KeyError"):
+    with pytest.raises(ChildFailed, match=r"crashed \(status 1\): .*KeyError"):
         worker.ask({"job": {}})
     worker.close()
 
@@ -102,7 +103,7 @@ def test_a_worker_that_crashes_is_told_with_its_last_words() -> None:
 def test_a_worker_that_is_killed_is_told() -> None:
     worker = Worker(timeout_s=60)
     worker._process.kill()
-    with pytest.raises(CaseFailed, match="crashed"):
+    with pytest.raises(ChildFailed, match="crashed"):
         worker.ask({"end": True})
     worker.close()
 
@@ -113,7 +114,7 @@ def test_a_worker_that_hangs_is_given_up() -> None:
 
     worker = Worker(timeout_s=0.5)
     worker._process.send_signal(signal.SIGSTOP)
-    with pytest.raises(CaseFailed, match="no answer within"):
+    with pytest.raises(ChildFailed, match="no answer within"):
         worker.ask({"end": True})
     worker.close()
 
