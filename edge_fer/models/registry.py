@@ -38,6 +38,14 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "cnn_baseline": Architecture(
+        "edge_fer.models.cnn_baseline:cnn_baseline",
+        "features.0.weight",
+        "fc.weight",
+        size_hw=(48, 48),
+        mean=(0.508, 0.508, 0.508),
+        std=(0.255, 0.255, 0.255),
+    ),
     "compact": Architecture(
         "edge_fer.models.compact:compact",
         "stem.0.weight",

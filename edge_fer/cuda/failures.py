@@ -1,0 +1,79 @@
+"""What a failed CUDA call tells the user: one sentence, with the step that mends it where there is one."""
+
+from __future__ import annotations
+
+from edge_fer.core.errors import DeviceError, MissingDependencyError
+
+_MENDING = {
+    "CUDA_ERROR_OUT_OF_MEMORY": (
+        "the GPU's memory is full",
+        "Close what else uses the GPU (nvidia-smi lists it), or ask for fewer faces or a smaller model.",
+    ),
+    "CUDA_ERROR_NO_DEVICE": (
+        "the driver finds no CUDA device that this process may use",
+        "Look at `nvidia-smi`, and at the variable CUDA_VISIBLE_DEVICES.",
+    ),
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": (
+        "the loaded driver and its library are of different versions",
+        "Restart the machine after a driver update.",
+    ),
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": (
+        "the driver is older than the device code",
+        "Update the NVIDIA driver; `edge-fer doctor` says which one.",
+    ),
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": (
+        "the device code is not for this GPU",
+        "The code that ships with edge-fer needs compute capability 6.1 or newer.",
+    ),
+}
+_LOST = {
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_LAUNCH_FAILED",
+    "CUDA_ERROR_LAUNCH_TIMEOUT",
+    "CUDA_ERROR_HARDWARE_STACK_ERROR",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_UNKNOWN",
+}
+"""After these the context is broken: every later call fails too."""
+
+
+def call_failed(call: str, name: str, text: str) -> DeviceError:
+    """The error for a driver call.
+
+    Args:
+        call: ``cuMemAlloc``.
+        name: ``CUDA_ERROR_OUT_OF_MEMORY``.
+        text: the driver's own words.
+    """
+    if name in _MENDING:
+        reason, fix = _MENDING[name]
+        return DeviceError(f"{call} failed: {reason} ({name}).", fix=fix)
+    if name in _LOST:
+        return DeviceError(
+            f"{call} failed: the GPU was lost ({name}: {text}).",
+            fix="Start edge-fer again; if it happens again, look at `dmesg` for Xid messages of the driver.",
+        )
+    return DeviceError(f"{call} failed: {text} ({name}).")
+
+
+def no_driver(reason: str) -> DeviceError:
+    return DeviceError(
+        f"There is no NVIDIA driver on this machine ({reason}).",
+        fix="Install it, or run on the CPU: --device cpu",
+    )
+
+
+def no_such_device(index: int, count: int) -> DeviceError:
+    found = "none" if count == 0 else f"{count}, counted from 0"
+    return DeviceError(
+        f"There is no CUDA device {index}: the driver shows {found}.",
+        fix="`nvidia-smi` lists them; CUDA_VISIBLE_DEVICES chooses which of them a process may use.",
+    )
+
+
+def no_package(package: str, extra: str) -> MissingDependencyError:
+    return MissingDependencyError(package, extra=extra, purpose="running on a GPU")
+
+
+__all__ = ["call_failed", "no_driver", "no_package", "no_such_device"]
