@@ -16,7 +16,18 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from edge_fer.core.errors import DeviceError
-from edge_fer.cuda.device import DeviceBuffer, DeviceInfo, Dim3, Event, HostBuffer, KernelArguments, Stream, bytes_of
+from edge_fer.cuda.device import (
+    DeviceBuffer,
+    DeviceInfo,
+    Dim3,
+    Event,
+    HostBuffer,
+    KernelArguments,
+    Stream,
+    address_of,
+    bytes_of,
+    check_copy,
+)
 from edge_fer.cuda.failures import call_failed, no_driver, no_package, no_such_device
 
 ADAPTER = "cuda-python"
@@ -108,15 +119,21 @@ class _Context:
     def __init__(self, driver: Any, device: Any) -> None:
         self.driver = driver
         self.handle = _checked(driver, "cuDevicePrimaryCtxRetain", device)
-        self._owner = 0
-        self.take_over()
         weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, device)
+        # A thread's number is used again after its end, by a thread in which the context is not current.
+        self._thread = threading.local()
+        self._owner = object()
+        self.take_over()
+
+    @property
+    def owned(self) -> bool:
+        """Whether the device belongs to the calling thread."""
+        return getattr(self._thread, "mark", None) is self._owner
 
     def take_over(self) -> None:
-        thread = threading.get_ident()
-        if thread != self._owner:
+        if not self.owned:
             _checked(self.driver, "cuCtxSetCurrent", self.handle)
-            self._owner = thread
+            self._thread.mark = self._owner = object()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """A driver call from the thread that the device belongs to.
@@ -125,9 +142,27 @@ class _Context:
             DeviceError: the call failed.
             RuntimeError: another thread's device, which is a mistake in the program.
         """
-        if threading.get_ident() != self._owner:
+        if not self.owned:
             raise RuntimeError(f"{name}: the CUDA device belongs to another thread; take_over() comes first")
         return _checked(self.driver, name, *arguments)
+
+    def wait(self, name: str, handle: int) -> bool:
+        """A driver call that only waits or looks, from any thread; whether what it is about was reached.
+
+        Raises:
+            DeviceError: the call, or work before it, failed.
+        """
+        borrowed = not self.owned
+        if borrowed:
+            _checked(self.driver, "cuCtxPushCurrent", self.handle)
+        try:
+            (status,) = getattr(self.driver, name)(handle)
+        finally:
+            if borrowed:
+                self.driver.cuCtxPopCurrent()
+        if int(status) and status != self.driver.CUresult.CUDA_ERROR_NOT_READY:
+            raise call_failed(name, *_words(self.driver, status))
+        return not int(status)
 
     def free(self, name: str, handle: Any) -> None:
         """Free something from whichever thread dropped the last reference. A failure has nobody to be told to: it
@@ -196,7 +231,7 @@ class CudaPythonStream:
         self.handle = self._held.handle
 
     def synchronize(self) -> None:
-        self._held.context.call("cuStreamSynchronize", self.handle)
+        self._held.context.wait("cuStreamSynchronize", self.handle)
 
     def wait(self, event: Event) -> None:
         self._held.context.call("cuStreamWaitEvent", self.handle, _event(event).handle, 0)
@@ -216,16 +251,10 @@ class CudaPythonEvent:
         self._held.context.call("cuEventRecord", self.handle, stream.handle)
 
     def query(self) -> bool:
-        driver = self._held.context.driver
-        (status,) = driver.cuEventQuery(self.handle)
-        if status == driver.CUresult.CUDA_ERROR_NOT_READY:
-            return False
-        if int(status):
-            raise call_failed("cuEventQuery", *_words(driver, status))
-        return True
+        return self._held.context.wait("cuEventQuery", self.handle)
 
     def synchronize(self) -> None:
-        self._held.context.call("cuEventSynchronize", self.handle)
+        self._held.context.wait("cuEventSynchronize", self.handle)
 
     def elapsed_ms_since(self, earlier: Event) -> float:
         return float(self._held.context.call("cuEventElapsedTime", _event(earlier).handle, self.handle))
@@ -301,13 +330,15 @@ class CudaPythonDevice:
     def event(self, *, timing: bool = False) -> CudaPythonEvent:
         return CudaPythonEvent(self._context, timing)
 
-    def copy_to_device(self, target: DeviceBuffer | int, source: HostBuffer, nbytes: int, stream: Stream) -> None:
-        _check_size(nbytes, source, target)
-        self._context.call("cuMemcpyHtoDAsync", _address(target), source.pointer, nbytes, stream.handle)
+    def copy_to_device(
+        self, target: DeviceBuffer | int, source: HostBuffer, nbytes: int, stream: Stream, *, offset: int = 0
+    ) -> None:
+        check_copy(nbytes, source, target, offset)
+        self._context.call("cuMemcpyHtoDAsync", address_of(target), source.pointer + offset, nbytes, stream.handle)
 
     def copy_to_host(self, target: HostBuffer, source: DeviceBuffer | int, nbytes: int, stream: Stream) -> None:
-        _check_size(nbytes, target, source)
-        self._context.call("cuMemcpyDtoHAsync", target.pointer, _address(source), nbytes, stream.handle)
+        check_copy(nbytes, target, source)
+        self._context.call("cuMemcpyDtoHAsync", target.pointer, address_of(source), nbytes, stream.handle)
 
     def load_module(self, image: bytes) -> CudaPythonModule:
         return CudaPythonModule(self._context, image)
@@ -346,16 +377,6 @@ class CudaPythonDevice:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _address(memory: DeviceBuffer | int) -> int:
-    return memory if isinstance(memory, int) else memory.pointer
-
-
-def _check_size(nbytes: int, host: HostBuffer, device: DeviceBuffer | int) -> None:
-    """The driver would read or write beyond a buffer without a word."""
-    if not 0 <= nbytes <= host.nbytes or (not isinstance(device, int) and nbytes > device.nbytes):
-        raise ValueError(f"a copy of {nbytes} bytes does not fit the buffers")
 
 
 __all__ = ["CudaPythonDevice", "describe", "open_device"]

@@ -2,8 +2,8 @@
 
 Two adapters offer it, over cuda-python and over pycuda, and the tests a third, which simulates a device. All of them
 use the device's *primary* context, so that TensorRT, ONNX Runtime and torch in the same process share its addresses and
-stream handles. A device belongs to one thread at a time: the one that opened it, until another calls ``take_over``.
-Objects free what they hold when the last reference to them is gone; a view of pinned memory is such a reference, and
+stream handles. A device belongs to one thread at a time: the one that opened it, until another calls ``take_over``. Only
+that thread may queue and allocate; to wait for a stream or an event any thread will do. Objects free what they hold when the last reference to them is gone; a view of pinned memory is such a reference, and
 the context outlives them all.
 """
 
@@ -55,7 +55,8 @@ class KernelArguments:
 
     def __init__(self, *values: Any) -> None:
         self.values: tuple[Any, ...] = values
-        self._pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
+        # A null pointer ends the array, for readers that are not told how many there are.
+        self._pointers = (ctypes.c_void_p * (len(values) + 1))(*(ctypes.addressof(value) for value in values))
 
     @property
     def address(self) -> int:
@@ -177,7 +178,7 @@ class CudaDevice(Protocol):
         ...
 
     def take_over(self) -> None:
-        """Make the calling thread the one that the device belongs to. Free when it is already."""
+        """Make the calling thread the one that the device belongs to. Costs next to nothing when it is already."""
         ...
 
     def free_bytes(self) -> int:
@@ -196,8 +197,11 @@ class CudaDevice(Protocol):
 
     def event(self, *, timing: bool = False) -> Event: ...
 
-    def copy_to_device(self, target: DeviceBuffer | int, source: HostBuffer, nbytes: int, stream: Stream) -> None:
-        """Queue a copy of the first ``nbytes``. The source must stay as it is until it is done."""
+    def copy_to_device(
+        self, target: DeviceBuffer | int, source: HostBuffer, nbytes: int, stream: Stream, *, offset: int = 0
+    ) -> None:
+        """Queue a copy of ``nbytes`` from ``offset`` bytes into the source to the start of the target. The source must
+        stay as it is until it is done."""
         ...
 
     def copy_to_host(self, target: HostBuffer, source: DeviceBuffer | int, nbytes: int, stream: Stream) -> None:
@@ -242,6 +246,22 @@ def bytes_of(shape: Sequence[int], dtype: DTypeLike) -> int:
     return int(np.prod(tuple(shape), dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
+def address_of(memory: DeviceBuffer | int) -> int:
+    """The device address of a buffer, or the address itself."""
+    return memory if isinstance(memory, int) else memory.pointer
+
+
+def check_copy(nbytes: int, host: HostBuffer, device: DeviceBuffer | int, offset: int = 0) -> None:
+    """The driver would read or write beyond a buffer without a word.
+
+    Raises:
+        ValueError: the copy does not fit the buffers.
+    """
+    fits = offset >= 0 and nbytes >= 0 and offset + nbytes <= host.nbytes
+    if not fits or (not isinstance(device, int) and nbytes > device.nbytes):
+        raise ValueError(f"a copy of {nbytes} bytes from {offset} does not fit the buffers")
+
+
 __all__ = [
     "CudaDevice",
     "DeviceBuffer",
@@ -254,5 +274,7 @@ __all__ = [
     "KernelArguments",
     "Module",
     "Stream",
+    "address_of",
     "bytes_of",
+    "check_copy",
 ]

@@ -1,0 +1,45 @@
+"""The real cuda-python adapter over a driver that the tests compile: see simulated_driver.c."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds libcuda.so.1."""
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed: pip install 'edge-fer[cuda]'")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("the simulated driver needs a C compiler on Linux")
+    folder = tmp_path_factory.mktemp("driver")
+    command = [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([*command, "-o", str(folder / "libcuda.so.1"), str(HERE / "simulated_driver.c"), "-ldl"], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("check_*.py")))
+def test_checks_pass_over_the_simulated_driver(name: str, driver_folder: Path) -> None:
+    """In a process of its own: this one has no driver, which other tests rely on."""
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "python_files=check_*.py", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(HERE / name)],
+        env={**os.environ, "LD_LIBRARY_PATH": str(driver_folder)},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed.group(1)) > 0
