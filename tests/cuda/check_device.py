@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import array_at, driver, register, value
+from simulated_kernels import array_at, driver, register, value
 
 from edge_fer.core.errors import DeviceError, EdgeFerError, MissingDependencyError, UsageError
 from edge_fer.cuda.device import CudaDevice, HostBuffer, KernelArguments
@@ -190,15 +190,15 @@ def test_too_much_memory_is_one_sentence_with_the_call(device: CudaDevice) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_only_the_thread_that_owns_the_device_may_use_it(device: CudaDevice) -> None:
-    stream = device.stream()
+def test_only_the_thread_that_owns_the_device_may_queue_work(device: CudaDevice) -> None:
+    source, memory, stream = filled(device), device.allocate(4 * N), device.stream()
     found: list[BaseException | None] = []
 
     def use(take_over: bool) -> None:
         try:
             if take_over:
                 device.take_over()
-            stream.synchronize()
+            device.copy_to_device(memory, source, 4 * N, stream)
             found.append(None)
         except RuntimeError as error:
             found.append(error)
