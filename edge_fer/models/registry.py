@@ -66,9 +66,26 @@ ARCHITECTURES: dict[str, Architecture] = {
     "face_pyramid": Architecture(
         "edge_fer.models.face_pyramid:face_pyramid", "stem.0.0.weight", "heads.0.2.weight", task="detection"
     ),
+    "resemotenet": Architecture(
+        "edge_fer.models.resemotenet:resemotenet",
+        "features.0.weight",
+        "fc.weight",
+        size_hw=(48, 48),
+        mean=(0.508, 0.508, 0.508),
+        std=(0.255, 0.255, 0.255),
+    ),
     "resnet18": Architecture("edge_fer.models.resnet:resnet18", "conv1.weight", "fc.weight"),
     "resnet34": Architecture("edge_fer.models.resnet:resnet34", "conv1.weight", "fc.weight"),
     "resnet50": Architecture("edge_fer.models.resnet:resnet50", "conv1.weight", "fc.weight"),
+    "resnet50_fpn": Architecture("edge_fer.models.fpn:resnet50_fpn", "backbone.conv1.weight", "fc.weight"),
+    "resnet50_fpn_hu": Architecture("edge_fer.models.hybrid:resnet50_fpn_hu", "backbone.conv1.weight", "fc.weight"),
+    "resnet50_fpn_transformer": Architecture(
+        "edge_fer.models.hybrid:resnet50_fpn_transformer", "backbone.conv1.weight", "fc.weight"
+    ),
+    "resnet50_hu": Architecture("edge_fer.models.hybrid:resnet50_hu", "backbone.conv1.weight", "fc.weight"),
+    "resnet50_transformer": Architecture(
+        "edge_fer.models.hybrid:resnet50_transformer", "backbone.conv1.weight", "fc.weight"
+    ),
 }
 
 

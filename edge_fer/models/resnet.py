@@ -93,11 +93,23 @@ class ResNet(nn.Module):
         self._channels = out_channels
         return nn.Sequential(first, *(block(out_channels, width, 1, None) for _ in range(depth - 1)))
 
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """C2 to C5 of the literature: the maps that the four stages leave, at 1/4, 1/8, 1/16 and 1/32 of the input."""
+        c2 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        c3 = self.layer2(c2)
+        c4 = self.layer3(c3)
+        return c2, c3, c4, self.layer4(c4)
+
     def forward(self, x: Tensor) -> Tensor:
-        out = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
-        logits: Tensor = self.fc(self.avgpool(out).flatten(1))
+        logits: Tensor = self.fc(self.avgpool(self.levels(x)[3]).flatten(1))
         return logits
+
+
+def resnet50_trunk(in_channels: int) -> ResNet:
+    """ResNet-50 without its classifier, for networks that look at its :meth:`ResNet.levels`."""
+    trunk = ResNet(Bottleneck, (3, 4, 6, 3), 1, in_channels)
+    trunk.fc = nn.Identity()  # type: ignore[assignment]
+    return trunk
 
 
 def resnet18(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
@@ -112,4 +124,4 @@ def resnet50(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels)
 
 
-__all__ = ["ResNet", "resnet18", "resnet34", "resnet50"]
+__all__ = ["ResNet", "resnet18", "resnet34", "resnet50", "resnet50_trunk"]

@@ -1,0 +1,68 @@
+"""ResNet-50 with a feature pyramid and a prediction at every level, after Huang.
+
+The pyramid is RetinaNet's (Lin et al., "Focal Loss for Dense Object Detection", 2017): P3 to P5 from C3 to C5, P6, P7
+by strided convolutions. The paper says that each level predicts and that the predictions are concatenated before the
+softmax, not how their sizes are brought together; here each level is averaged over its places, gives one score per
+class, and a linear layer weighs the 5 x classes scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge_fer.models.resnet import resnet50_trunk
+
+WIDTH = 256
+"""Channels of every level of a pyramid."""
+
+
+class TopDown(nn.Module):
+    """Feature maps of any widths, fine to coarse, to maps of 256 channels each.
+
+    1x1 convolutions bring the widths together, each coarser map is enlarged (nearest) and added to the next finer one,
+    and 3x3 convolutions smooth the sums (Lin et al., "Feature Pyramid Networks for Object Detection", 2017).
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(width, WIDTH, 1) for width in widths)
+        self.smooth = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in widths)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        sums = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        for fine in range(len(sums) - 2, -1, -1):
+            size = (sums[fine].shape[2], sums[fine].shape[3])
+            sums[fine] = sums[fine] + functional.interpolate(sums[fine + 1], size=size, mode="nearest")
+        return [smooth(x) for smooth, x in zip(self.smooth, sums, strict=True)]
+
+
+class ResNetFpn(nn.Module):
+    """``(N, in_channels, H, W)`` normalised faces to ``(N, num_classes)`` logits; H and W from 32 pixels up."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.backbone = resnet50_trunk(in_channels)
+        self.pyramid = TopDown((512, 1024, 2048))
+        self.p6 = nn.Conv2d(2048, WIDTH, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1)
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, num_classes) for _ in range(5))
+        self.fc = nn.Linear(5 * num_classes, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, c3, c4, c5 = self.backbone.levels(x)
+        p6 = self.p6(c5)
+        levels = [*self.pyramid((c3, c4, c5)), p6, self.p7(p6.relu())]
+        scores = [head(level.relu().mean(dim=(2, 3))) for head, level in zip(self.heads, levels, strict=True)]
+        logits: Tensor = self.fc(torch.cat(scores, dim=1))
+        return logits
+
+
+def resnet50_fpn(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
+    return ResNetFpn(num_classes, in_channels)
+
+
+__all__ = ["WIDTH", "ResNetFpn", "TopDown", "resnet50_fpn"]
