@@ -1,5 +1,5 @@
 # Every target explains itself: `make help`.
-.PHONY: help install test lint format types demo model bench wheel
+.PHONY: help install test lint format types demo model bench ptx wheel
 
 VENV ?= .venv
 DATA ?= data/fer2013
@@ -52,6 +52,9 @@ model: ## ship what a training run made: checkpoint, bundle, reports, model card
 	  --png $(CARD)/report-int8.png
 	$(VENV)/bin/python scripts/model_card.py --run $(RUN) --counts $(COUNTS) --fp32 $(CARD)/fp32.json \
 	  --int8 $(CARD)/int8.json --out $(CARD).md
+
+ptx: ## the device code of edge_fer/cuda/kernels/*.cu, for compute capability 6.1 and newer
+	$(VENV)/bin/python scripts/build_ptx.py
 
 wheel: ## what people install
 	$(VENV)/bin/pip wheel --no-deps -w dist .

@@ -48,3 +48,13 @@ def iou(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.
     union = area_a[:, None] + area_b[None, :] - overlap
     ratio = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
     return np.asarray(ratio, dtype=np.float32)
+
+
+def square_around(box_xyxy: NDArray[np.float32], margin: float) -> tuple[int, int, int]:
+    """The square that is cropped for a box: (left, top, side) in whole pixels, possibly reaching over the frame.
+
+    Its side is the box's longer one plus ``margin`` of it on each side; its centre is the box's.
+    """
+    left, top, right, bottom = (float(value) for value in box_xyxy)
+    side = max(1, round(max(right - left, bottom - top) * (1 + 2 * margin)))
+    return round((left + right - side) / 2), round((top + bottom - side) / 2), side

@@ -301,6 +301,7 @@ class CudaPythonDevice:
     """See :class:`edge_fer.cuda.device.CudaDevice`."""
 
     adapter = ADAPTER
+    has_graphs = True
 
     def __init__(self, context: _Context, info: DeviceInfo) -> None:
         self._held: _Context | None = context

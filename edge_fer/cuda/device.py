@@ -2,9 +2,9 @@
 
 Two adapters offer it, over cuda-python and over pycuda, and the tests a third, which simulates a device. All of them
 use the device's *primary* context, so that TensorRT, ONNX Runtime and torch in the same process share its addresses and
-stream handles. A device belongs to one thread at a time: the one that opened it, until another calls ``take_over``. Only
-that thread may queue and allocate; to wait for a stream or an event any thread will do. Objects free what they hold when the last reference to them is gone; a view of pinned memory is such a reference, and
-the context outlives them all.
+stream handles. A device belongs to one thread at a time: the one that opened it, until another calls ``take_over``.
+Only that thread may queue and allocate; any thread may wait for a stream or an event. Objects free what they hold when
+the last reference to them is gone; a view of pinned memory is such a reference, and the context outlives them all.
 """
 
 from __future__ import annotations
@@ -175,6 +175,11 @@ class CudaDevice(Protocol):
     @property
     def adapter(self) -> str:
         """``cuda-python``, ``pycuda``, or what the tests simulate."""
+        ...
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether ``begin_capture`` works."""
         ...
 
     def take_over(self) -> None:

@@ -64,9 +64,14 @@ def no_driver(reason: str) -> DeviceError:
     )
 
 
-def no_such_device(index: int, count: int) -> DeviceError:
-    found = "none" if count == 0 else f"{count}, counted from 0"
-    return DeviceError(
+class NoSuchDevice(DeviceError):  # noqa: N818 (told apart by those who look for a device under another number)
+    """There is a driver, and no device of this number."""
+
+
+def no_such_device(index: int, count: int | None) -> NoSuchDevice:
+    """``count``: how many there are, or ``None`` where that is not known."""
+    found = "fewer" if count is None else "none" if count == 0 else f"{count}, counted from 0"
+    return NoSuchDevice(
         f"There is no CUDA device {index}: the driver shows {found}.",
         fix="`nvidia-smi` lists them; CUDA_VISIBLE_DEVICES chooses which of them a process may use.",
     )
@@ -76,4 +81,4 @@ def no_package(package: str, extra: str) -> MissingDependencyError:
     return MissingDependencyError(package, extra=extra, purpose="running on a GPU")
 
 
-__all__ = ["call_failed", "no_driver", "no_package", "no_such_device"]
+__all__ = ["NoSuchDevice", "call_failed", "no_driver", "no_package", "no_such_device"]

@@ -7,7 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.errors import BadInputError
+from edge_fer.core.faces import square_around
 from edge_fer.core.spec import PreprocessSpec
+
+
+__all__ = ["FaceCropper", "face_pixels", "normalise_into", "resize", "square_around", "to_colour"]
 
 
 def to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
@@ -40,16 +44,6 @@ def normalise_into(out: NDArray[np.float32], pixels: NDArray[np.uint8], spec: Pr
         scale = 1.0 / (255.0 * spec.std[channel])
         np.multiply(planes[channel], np.float32(scale), out=out[channel], casting="unsafe")
         out[channel] -= np.float32(spec.mean[channel] / spec.std[channel])
-
-
-def square_around(box_xyxy: NDArray[np.float32], margin: float) -> tuple[int, int, int]:
-    """The square that is cropped for a box: (left, top, side) in whole pixels, possibly reaching over the frame.
-
-    Its side is the box's longer one plus ``margin`` of it on each side; its centre is the box's.
-    """
-    left, top, right, bottom = (float(value) for value in box_xyxy)
-    side = max(1, round(max(right - left, bottom - top) * (1 + 2 * margin)))
-    return round((left + right - side) / 2), round((top + bottom - side) / 2), side
 
 
 class FaceCropper:

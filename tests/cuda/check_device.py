@@ -214,6 +214,41 @@ def test_only_the_thread_that_owns_the_device_may_queue_work(device: CudaDevice)
     stream.synchronize()
 
 
+def test_any_thread_may_wait(device: CudaDevice) -> None:
+    source, target, memory = filled(device), device.pinned((N,), np.float32), device.allocate(4 * N)
+    stream, done = device.stream(), device.event()
+    device.copy_to_device(memory, source, 4 * N, stream)
+    device.copy_to_host(target, memory, 4 * N, stream)
+    done.record(stream)
+    found: list[bool] = []
+
+    def wait() -> None:
+        done.synchronize()
+        stream.synchronize()
+        found.append(done.query() and bool((target.array == np.arange(N)).all()))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert found == [True]
+    assert device.stream().handle, "waiting has not taken the device away"
+
+
+def test_a_copy_may_begin_inside_of_its_source(device: CudaDevice) -> None:
+    source, target, memory, stream = (
+        filled(device),
+        device.pinned((2,), np.float32),
+        device.allocate(8),
+        device.stream(),
+    )
+    device.copy_to_device(memory, source, 8, stream, offset=4 * 40)
+    device.copy_to_host(target, memory.pointer, 8, stream)
+    stream.synchronize()
+    assert target.array.tolist() == [40, 41]
+    with pytest.raises(ValueError, match="does not fit"):
+        device.copy_to_device(memory, source, 8, stream, offset=4 * N - 4)
+
+
 def test_a_missing_function_and_foreign_code_are_refused(device: CudaDevice) -> None:
     with pytest.raises(DeviceError, match="cuModuleGetFunction"):
         device.load_module(SCALE_PTX).kernel("no_such_function")

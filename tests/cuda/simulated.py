@@ -204,6 +204,7 @@ class SimulatedDevice:
     """
 
     adapter = "simulated"
+    has_graphs = True
 
     def __init__(self, kernels: Mapping[str, KernelFunction] | None = None, *, info: DeviceInfo = MX250) -> None:
         self.info, self.kernels = info, dict(kernels or {})
@@ -244,6 +245,9 @@ class SimulatedDevice:
         """Put a Python function on a stream, as a library does that is given the stream's handle."""
         with self._call("cuLaunchKernel"):
             self._streams[handle].append(work)
+
+    def is_capturing(self, handle: int) -> bool:
+        return self._streams[handle].captured is not None
 
     def fail_next(self, call: str, name: str) -> None:
         """Let the next driver call of this name end with ``name``, as ``CUDA_ERROR_OUT_OF_MEMORY``."""
@@ -353,8 +357,8 @@ class SimulatedDevice:
 
     def load_module(self, image: bytes) -> SimulatedModule:
         with self._call("cuModuleLoadData"):
-            if not image.strip():
-                raise call_failed("cuModuleLoadData", "CUDA_ERROR_INVALID_IMAGE", "an empty image")
+            if b".version" not in image:
+                raise call_failed("cuModuleLoadData", "CUDA_ERROR_INVALID_IMAGE", "not PTX")
             return SimulatedModule(self)
 
     def launch(
