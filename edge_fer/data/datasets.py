@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.labels import EMOTIONS, canonical
 from edge_fer.data.class_folders import find_splits, open_class_folders
-from edge_fer.data.icml_csv import is_icml_csv, open_icml_csv
+from edge_fer.data.icml_csv import find_icml_csv, is_icml_csv, open_icml_csv
+from edge_fer.data.readers.registry import reader_of, recognise_as, split_format
 from edge_fer.data.samples import Samples
 
 _FOLDERS: dict[str, frozenset[str]] = {
@@ -23,7 +27,10 @@ _FOLDERS: dict[str, frozenset[str]] = {
 
 
 def open_dataset(path: Path, split: str | None = None) -> Samples:
-    """Open a tree of class folders, a folder of such trees, the ICML CSV, or a folder that holds that CSV.
+    """Open a tree of class folders, a folder of such trees, the ICML CSV, or a folder that holds that CSV; RAF-DB,
+    AffectNet in YOLO format and everything else of :data:`edge_fer.data.readers.registry.READERS` whose pictures are
+    faces. ``FORMAT=PATH`` says which layout is meant; FER+ must be asked for, because its votes often lie beside the
+    original labels.
 
     ``split`` is the name of a split's folder, or an alias of it (``PublicTest`` for a folder ``test``); it may be left
     out when there is only one.
@@ -32,8 +39,13 @@ def open_dataset(path: Path, split: str | None = None) -> Samples:
         UsageError: no such split, or several and none was named.
         BadInputError: nothing at ``path`` that is a dataset; the message says what was expected.
     """
+    name, path = split_format(path)
     if not path.exists():
         raise BadInputError(f"{path} does not exist.")
+    if name is None and path.is_dir():
+        name = next((known for known in ("rafdb", "affectnet-yolo", "kdef") if recognise_as(known, path)), None)
+    if name not in (None, "class-folders", "fer2013-csv"):
+        return _open_reader(name, path, split)
     if path.is_file():
         if is_icml_csv(path):
             return open_icml_csv(path, split)
@@ -41,7 +53,7 @@ def open_dataset(path: Path, split: str | None = None) -> Samples:
             f"{path} is not a dataset.",
             fix="Give a folder of class folders, or the FER-2013 CSV (emotion,pixels,Usage).",
         )
-    tables = [child for child in sorted(path.glob("*.csv")) if is_icml_csv(child)]
+    tables = find_icml_csv(path)
     if len(tables) == 1:
         return open_icml_csv(tables[0], split)
     if tables:
@@ -60,6 +72,33 @@ def _folder_of(splits: dict[str, Path], split: str | None) -> str | None:
     if len(candidates) > 1:
         raise UsageError(f"The split {split!r} could be any of several.", fix=f"Name one: {', '.join(candidates)}.")
     return candidates[0] if candidates else split
+
+
+def _open_reader(name: str, path: Path, split: str | None) -> Samples:
+    """One split of a dataset that a reader reads; classes beyond the seven keep their name and come after them."""
+    reader = reader_of(name)
+    if reader.faces == "detect":
+        raise UsageError(
+            f"The pictures of {path} show more than a face.",
+            fix="Cut the faces first: edge-fer data prepare --config recipe.yaml --out FACES",
+        )
+    reading = reader.read(path)
+    folders = dict.fromkeys(reading.splits(), path)
+    chosen = _folder_of(folders, split)
+    if chosen is None and len(folders) > 1:
+        raise UsageError(f"{path} has several splits.", fix=f"Name one with --split: {', '.join(folders)}.")
+    if chosen is not None and chosen not in folders:
+        raise UsageError(f"{path} has no split {split!r}.", fix=f"Available: {', '.join(folders)}.")
+    records = [record for record in reading.records if chosen is None or record.split == chosen]
+    labels = [canonical(record.label) or record.label.strip().lower() for record in records]
+    names = (*EMOTIONS, *sorted(set(labels) - set(EMOTIONS)))
+    return Samples(
+        ids=tuple(record.id for record in records),
+        labels=np.array([names.index(label) for label in labels], dtype=np.int64),
+        class_names=names,
+        read=lambda i: records[i].read_box(),
+        source=f"{path}{f' ({chosen})' if chosen else ''}",
+    )
 
 
 def _plain(name: str) -> str:

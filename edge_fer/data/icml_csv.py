@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.labels import EMOTIONS
-from edge_fer.data.samples import Samples
+from edge_fer.data.samples import Image, Samples
 
 ICML_ORDER: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Meaning of ``emotion`` 0 to 6."""
@@ -47,6 +47,13 @@ def is_icml_csv(path: Path) -> bool:
     return columns == HEADER
 
 
+def find_icml_csv(path: Path) -> list[Path]:
+    """``path`` itself when it is such a CSV, or those that lie directly in it."""
+    if path.is_file():
+        return [path] if is_icml_csv(path) else []
+    return [child for child in sorted(path.glob("*.csv")) if is_icml_csv(child)]
+
+
 def usage_of(split: str) -> str:
     """The file's ``Usage`` value for a split's name: train, PublicTest, PrivateTest and their usual aliases.
 
@@ -73,30 +80,29 @@ def open_icml_csv(path: Path, split: str | None = None) -> Samples:
     wanted = usage_of(split) if split is not None else None
     ids: list[str] = []
     labels: list[int] = []
-    pixels: list[bytes] = []
+    pixels: list[Image] = []
     usages: dict[str, int] = {}
-    for line, emotion, text, usage in _rows(path):
+    for line, emotion, text, usage in iterate_rows(path):
         usages[usage] = usages.get(usage, 0) + 1
         if wanted is not None and usage != wanted:
             continue
         ids.append(f"{usage}_{line - 2}")
         labels.append(EMOTIONS.index(ICML_ORDER[emotion]))
-        pixels.append(_pixels(path, line, text))
+        pixels.append(pixels_of(path, line, text))
     if wanted is None and len(usages) > 1:
         raise UsageError(f"{path} has several splits.", fix=f"Name one with --split: {', '.join(usages)}.")
     if usages and not ids:
         raise UsageError(f"{path} has no row of the split {split!r}.", fix=f"It holds: {', '.join(usages)}.")
-    faces = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX)
     return Samples(
         ids=tuple(ids),
         labels=np.asarray(labels, dtype=np.int64),
         class_names=EMOTIONS,
-        read=lambda i: faces[i],
+        read=lambda i: pixels[i],
         source=f"{path} ({wanted or next(iter(usages), 'empty')})",
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, int, str, str]]:
+def iterate_rows(path: Path) -> Iterator[tuple[int, int, str, str]]:
     """Yield (line from 1, emotion 0..6, pixels as text, Usage); the header is line 1."""
     try:
         with path.open("r", encoding="utf-8-sig", errors="replace", newline=None) as file:
@@ -114,11 +120,16 @@ def _rows(path: Path) -> Iterator[tuple[int, int, str, str]]:
         raise BadInputError(f"Cannot read {path}: {error.strerror}.") from None
 
 
-def _pixels(path: Path, line: int, text: str) -> bytes:
+def pixels_of(path: Path, line: int, text: str) -> Image:
+    """The face of one row, uint8 (48, 48).
+
+    Raises:
+        BadInputError: not 2,304 whole numbers in 0..255; the message names the line.
+    """
     try:
         values = bytes(map(int, text.split()))
     except ValueError:
         raise BadInputError(f"{path}, line {line}: pixels must be whole numbers in 0..255.") from None
     if len(values) != SIDE_PX * SIDE_PX:
         raise BadInputError(f"{path}, line {line}: {len(values)} pixels instead of {SIDE_PX * SIDE_PX}.")
-    return values
+    return np.frombuffer(values, dtype=np.uint8).reshape(SIDE_PX, SIDE_PX)
