@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import cast
 
 from edge_fer.backends.choose import choose
-from edge_fer.backends.registry import open_engine
+from edge_fer.backends.fetched import fetched
+from edge_fer.backends.registry import cache_folder, installed_backends, open_engine, open_onnx, sized
 from edge_fer.core.bundle import DEFAULT_DETECTOR, find_bundle, open_bundle
 from edge_fer.core.engine import Engine
 from edge_fer.core.errors import UsageError
 from edge_fer.core.registry import resolve
+from edge_fer.core.spec import DetectorSpec
 from edge_fer.runtime.detectors.base import DETECTORS, FaceDetector
 from edge_fer.runtime.detectors.base import open_detector as open_without_engine
 
-NETWORKS: dict[str, str] = {DEFAULT_DETECTOR: "edge_fer.runtime.detectors.face_pyramid:FacePyramidDetector"}
-"""Detectors that run on engines of ours, by the name of their shipped bundle. ``NAME=BUNDLE`` takes another bundle."""
+PYRAMID = "edge_fer.runtime.detectors.face_pyramid:FacePyramidDetector"
+NETWORKS: dict[str, str] = {DEFAULT_DETECTOR: PYRAMID, "yunet": PYRAMID}
+"""Detectors that run on engines of ours. ``edge-fer-face=BUNDLE`` takes another bundle than the shipped one,
+``yunet=FILE.onnx`` another file than the fetched one."""
 
 
 def open_face_detector(
@@ -30,8 +34,8 @@ def open_face_detector(
     cache: Path | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> FaceDetector:
-    """``edge-fer-face`` (or ``edge-fer-face=BUNDLE``), or what :func:`edge_fer.runtime.detectors.base.open_detector`
-    opens.
+    """``edge-fer-face``, ``edge-fer-face=BUNDLE``, ``yunet`` (as fetched), ``yunet=FILE.onnx``, or what
+    :func:`edge_fer.runtime.detectors.base.open_detector` opens.
 
     Args:
         min_face_px: the smallest face wanted, in pixels of the frame.
@@ -49,6 +53,10 @@ def open_face_detector(
         if (backend, precision) != ("auto", "auto"):
             raise UsageError(f"The detector {name} runs on no engine of ours, so it has no backend or precision.")
         return open_without_engine(text, min_face_px=min_face_px, **({} if score is None else {"score": score}))
+    factory = resolve(NETWORKS, name, what="detector")
+    if name == "yunet":
+        contract, opener = _yunet(path, backend, precision, threads, cache)
+        return cast(FaceDetector, factory(opener, contract, min_face_px=min_face_px, score=score))
     bundle = open_bundle(find_bundle(path or name))
     spec = bundle.manifest.detector
     best = choose(bundle, backend=backend, precision=precision, threads=threads, cache=cache, on_step=on_step).best
@@ -65,5 +73,31 @@ def open_face_detector(
             cache=cache,
         )
 
-    factory = resolve(NETWORKS, name, what="detector")
     return cast(FaceDetector, factory(open_at, spec, min_face_px=min_face_px, score=score))
+
+
+def _yunet(
+    path: str, backend: str, precision: str, threads: int, cache: Path | None
+) -> tuple[DetectorSpec, Callable[[tuple[int, int]], Engine]]:
+    """YuNet's contract, and what opens an engine of an input size. It has no int8 form: its file carries none of our
+    calibration. ``auto`` is OpenVINO where it is installed, in fp32."""
+    from edge_fer.backends.yunet import SPEC, rewritten
+
+    if precision == "int8":
+        raise UsageError("YuNet's file has no int8 form.", fix="--detector edge-fer-face runs in int8.")
+    if backend == "auto":
+        installed = {status.name for status in installed_backends() if status.installed}
+        backend = "openvino" if "openvino" in installed else "onnxruntime"
+    onnx = rewritten(Path(path) if path else fetched("yunet"), cache or cache_folder())
+
+    def open_at(size_hw: tuple[int, int]) -> Engine:
+        return open_onnx(
+            onnx,
+            sized(SPEC, size_hw),
+            backend=backend,
+            precision="fp32" if precision == "auto" else precision,
+            max_batch=1,
+            threads=threads,
+        )
+
+    return SPEC, open_at

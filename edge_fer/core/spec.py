@@ -78,8 +78,8 @@ class ModelSpec(Frozen):
 class DetectorSpec(Frozen):
     """A face detector's contract.
 
-    The input is grey, ``(value / 255 - mean) / std``, of any size whose sides are multiples of 32; ``size_hw`` is the
-    one that an engine is built for. The output has 15 rows per place: the score's logit, the box's centre and log size,
+    The input is grey or BGR, ``(value / 255 - mean) / std``, of any size whose sides are multiples of 32; ``size_hw`` is
+    the one that an engine is built for. The output has 15 rows per place: the score's logit, the box's centre and log size,
     and five landmarks, relative to the place and in units of its stride; places run row by row over each stride's grid.
     """
 
@@ -87,6 +87,7 @@ class DetectorSpec(Frozen):
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     arch: str
     size_hw: tuple[int, int] = (320, 320)
+    colour: Literal["gray", "bgr"] = "gray"
     mean: float = 0.5
     std: float = Field(default=0.25, gt=0)
     strides: tuple[int, ...] = (8, 16, 32)
@@ -103,8 +104,8 @@ class DetectorSpec(Frozen):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(1, height, width) of one picture."""
-        return (1, *self.size_hw)
+        """(channels, height, width) of one picture."""
+        return (1 if self.colour == "gray" else 3, *self.size_hw)
 
     @property
     def places(self) -> int:

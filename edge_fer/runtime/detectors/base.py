@@ -13,7 +13,7 @@ from edge_fer.core.registry import resolve
 
 DETECTORS: dict[str, str] = {
     "haar": "edge_fer.runtime.detectors.haar:HaarDetector",
-    "yunet": "edge_fer.runtime.detectors.yunet:YunetDetector",
+    "yunet-opencv": "edge_fer.runtime.detectors.yunet:YunetDetector",
     "none": "edge_fer.runtime.detectors.whole_frame:WholeFrame",
 }
 
@@ -31,7 +31,7 @@ class FaceDetector(Protocol):
 
 
 def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> FaceDetector:
-    """``haar``, ``none``, or ``yunet=FILE.onnx``.
+    """``haar``, ``none``, or ``yunet-opencv=FILE.onnx``.
 
     Args:
         min_face_px: the smallest face wanted, in pixels of the frame; sets the working size.
@@ -43,10 +43,11 @@ def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> Fa
     """
     name, _, path = text.partition("=")
     factory = resolve(DETECTORS, name, what="detector")
-    if name == "yunet":
+    if name == "yunet-opencv":
         if not path:
             raise UsageError(
-                "The detector yunet needs its model file.", fix="--detector yunet=face_detection_yunet.onnx"
+                "The detector yunet-opencv needs its model file.",
+                fix="--detector yunet-opencv=FILE.onnx; `edge-fer fetch yunet` gets one.",
             )
         return cast(FaceDetector, factory(path, min_face_px=min_face_px, score=score))
     if path:

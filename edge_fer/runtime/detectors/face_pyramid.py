@@ -102,7 +102,7 @@ def suppress(faces: Faces) -> Faces:
 
 
 def picture_into(row: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: DetectorSpec) -> Geometry:
-    """Write a picture, made smaller or larger to fit and kept in shape, into an input row (1, H, W) of a network.
+    """Write a picture, made smaller or larger to fit and kept in shape, into an input row (C, H, W) of a network.
 
     It begins at the upper left corner; what it leaves free is mid-grey.
 
@@ -116,20 +116,24 @@ def picture_into(row: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: D
     if size != image_bgr.shape[1::-1]:
         kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         small = np.asarray(cv2.resize(image_bgr, size, interpolation=kind), dtype=np.uint8)
-    gray_into(row, np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), dtype=np.uint8), spec)
+    if spec.colour == "gray":
+        small = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
+    pixels_into(row, small, spec)
     return Geometry(size[0] / image_bgr.shape[1], size[1] / image_bgr.shape[0])
 
 
-def gray_into(row: NDArray[np.float32], gray: NDArray[np.uint8], spec: DetectorSpec) -> None:
-    """Normalise grey pixels (h, w) into the upper left corner of an input row (1, H, W); the rest becomes mid-grey."""
-    height, width = gray.shape
-    plane = row[0]
-    place = plane[:height, :width]
-    np.multiply(gray, np.float32(1 / (255 * spec.std)), out=place, casting="unsafe")
-    np.subtract(place, np.float32(spec.mean / spec.std), out=place)
+def pixels_into(row: NDArray[np.float32], pixels: NDArray[np.uint8], spec: DetectorSpec) -> None:
+    """Normalise pixels, (h, w) grey or (h, w, 3) BGR, into the upper left corner of an input row (C, H, W); the rest
+    becomes mid-grey."""
+    height, width = pixels.shape[:2]
+    scale, offset = np.float32(1 / (255 * spec.std)), np.float32(spec.mean / spec.std)
     middle = np.float32((128 / 255 - spec.mean) / spec.std)
-    plane[height:] = middle
-    plane[:height, width:] = middle
+    for channel, plane in enumerate(row):
+        place = plane[:height, :width]
+        np.multiply(pixels if pixels.ndim == 2 else pixels[..., channel], scale, out=place, casting="unsafe")
+        np.subtract(place, offset, out=place)
+        plane[height:] = middle
+        plane[:height, width:] = middle
 
 
 class _Level:
@@ -150,8 +154,9 @@ class _Level:
         if self._gray.shape != size[::-1]:
             self._small, self._gray = np.empty((*size[::-1], 3), np.uint8), np.empty(size[::-1], np.uint8)
         cv2.resize(image_bgr, size, dst=self._small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        cv2.cvtColor(self._small, cv2.COLOR_BGR2GRAY, dst=self._gray)
-        gray_into(self.slot.inputs[INPUT][0], self._gray, self.spec)
+        if self.spec.colour == "gray":
+            cv2.cvtColor(self._small, cv2.COLOR_BGR2GRAY, dst=self._gray)
+        pixels_into(self.slot.inputs[INPUT][0], self._gray if self.spec.colour == "gray" else self._small, self.spec)
         self.engine.submit(self.slot, 1)
         self.engine.wait(self.slot)
         found = suppress(self.decoder.decode(self.slot.outputs[OUTPUT][0], score))

@@ -1,4 +1,6 @@
-"""YuNet (Wu et al. 2023) from the user's own ONNX file, through OpenCV."""
+"""YuNet (Wu et al. 2023) from the user's own ONNX file, as OpenCV runs it: a teacher and a yardstick.
+
+`--detector yunet` runs the same file on the engines of this project."""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class YunetDetector:
             raise BadInputError(f"{path} is not a YuNet model that OpenCV can read: {error.err}.") from None
         self._scale = min(1.0, WORKING_FACE / min_face_px)
         self._small = np.empty((0, 0, 3), np.uint8)
-        self.name = f"yunet, faces from {min_face_px} px"
+        self.name = f"yunet-opencv, faces from {min_face_px} px"
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         height, width = image_bgr.shape[:2]
