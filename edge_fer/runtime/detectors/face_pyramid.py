@@ -27,6 +27,9 @@ MOST = 256
 LARGEST_LOG = 5.0
 NEAR_HW = (96, 96)
 """Input size of the search around a known face."""
+SAMPLES = 2
+"""Per side of an output pixel, what is read of a picture that is made much smaller for that search; every pixel of a
+large face would cost more than the network."""
 NEAR_REGION = 2.4
 """Side of that search's square, in sides of the face: the face may move by half its size between two frames."""
 SMALLER = 0.75
@@ -145,14 +148,24 @@ class _Level:
         self.decoder = Decoder(self.spec)
         self._small = np.empty((0, 0, 3), np.uint8)
         self._gray = np.empty((0, 0), np.uint8)
+        self._sampled = np.empty((0, 0, 3), np.uint8)
 
-    def look(self, image_bgr: NDArray[np.uint8], score: float) -> Faces:
-        """Faces in the pixels of ``image_bgr``, which is resized into buffers that are made once per size."""
+    def look(self, image_bgr: NDArray[np.uint8], score: float, *, sampled: bool = False) -> Faces:
+        """Faces in the pixels of ``image_bgr``, which is resized into buffers that are made once per size.
+
+        Args:
+            sampled: read only ``SAMPLES`` x ``SAMPLES`` pixels for one of the network's, where there are far more.
+        """
         height, width = image_bgr.shape[:2]
         factor = min(self.spec.size_hw[0] / height, self.spec.size_hw[1] / width)
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
         if self._gray.shape != size[::-1]:
             self._small, self._gray = np.empty((*size[::-1], 3), np.uint8), np.empty(size[::-1], np.uint8)
+        if sampled and factor < 1 / (2 * SAMPLES):
+            between = (size[0] * SAMPLES, size[1] * SAMPLES)
+            if self._sampled.shape[1::-1] != between:
+                self._sampled = np.empty((*between[::-1], 3), np.uint8)
+            image_bgr = cv2.resize(image_bgr, between, dst=self._sampled, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
         cv2.resize(image_bgr, size, dst=self._small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         if self.spec.colour == "gray":
             cv2.cvtColor(self._small, cv2.COLOR_BGR2GRAY, dst=self._gray)
@@ -250,7 +263,7 @@ class FacePyramidDetector:
         x1, y1 = min(width, int(centre[0] + half) + 1), min(height, int(centre[1] + half) + 1)
         if x1 - x0 < 8 or y1 - y0 < 8:
             return None
-        found = level.look(image_bgr[y0:y1, x0:x1], self._score * KEEP)
+        found = level.look(image_bgr[y0:y1, x0:x1], self._score * KEEP, sampled=True)
         if len(found) == 0:
             return None
         origin = np.array([x0, y0], np.float32)
