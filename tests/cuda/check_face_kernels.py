@@ -22,6 +22,7 @@ from edge_fer.cuda.open import open_device
 from edge_fer.runtime.preprocess import FaceCropper
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "conftest.py"
+PROVE = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "prove.py"
 MODEL = ModelSpec(
     name="m",
     arch="compact",
@@ -127,6 +128,21 @@ def test_scores_are_the_softmax_of_the_logits(device: CudaDevice) -> None:
     exponents = np.exp(logits.array[:3] - logits.array[:3].max(axis=1, keepdims=True))
     np.testing.assert_allclose(scores.array[:3], exponents / exponents.sum(axis=1, keepdims=True), atol=1e-6)
     assert not scores.array[3].any()
+
+
+def test_the_proof_script_times_what_it_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/gpu/prove.py must work at the first try when a GPU is at hand at last."""
+    spec = importlib.util.spec_from_file_location("prove", PROVE)
+    assert spec is not None
+    assert spec.loader is not None
+    prove = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prove)
+    monkeypatch.setattr(prove, "REPEATS", 20)
+    found = prove.kernels()
+    for what in ("cut 8 faces, frame in mapped memory", "the same as a graph, 1 face", "copy NV12 frame"):
+        assert found[what]["device_ms_p50"] > 0
+        assert found[what]["host_us_p50"] > 0
+    assert found["copy BGR frame"]["bytes"] == 720 * 1280 * 3
 
 
 def test_more_faces_than_there_is_room_for_are_refused(device: CudaDevice) -> None:

@@ -23,7 +23,10 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the simulated driver needs a C compiler on Linux")
     folder = tmp_path_factory.mktemp("driver")
     command = [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
-    subprocess.run([*command, "-o", str(folder / "libcuda.so.1"), str(HERE / "simulated_driver.c"), "-ldl"], check=True)
+    subprocess.run(
+        [*command, "-o", str(folder / "libcuda.so.1"), str(HERE / "simulated_driver.c"), "-ldl", "-lpthread"],
+        check=True,
+    )
     return folder
 
 

@@ -1,0 +1,38 @@
+"""The proof script on a machine without a GPU: everything is skipped, in words, and nothing is claimed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_fer.core.errors import EdgeFerError
+from edge_fer.cuda.open import describe_device
+
+PROVE = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "prove.py"
+
+
+def ask(proof: str) -> dict[str, str]:
+    done = subprocess.run([sys.executable, str(PROVE), "--only", proof], capture_output=True, text=True, check=True)
+    answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.mark.parametrize("proof", ["kernel and copy times", "engine tensorrt int8", "loop on the GPU, fp32"])
+def test_without_a_gpu_a_proof_is_skipped_with_the_reason(proof: str) -> None:
+    try:
+        describe_device()
+    except EdgeFerError:
+        answer = ask(proof)
+        assert answer["outcome"] == "skipped"
+        assert "edge-fer" in answer["why"] or "NVIDIA" in answer["why"]
+    else:
+        pytest.skip("this machine has a GPU")
+
+
+def test_an_unknown_proof_is_a_usage_error() -> None:
+    done = subprocess.run([sys.executable, str(PROVE), "--only", "magic"], capture_output=True, text=True)
+    assert done.returncode == 2
