@@ -24,6 +24,8 @@ class ClassMetrics(Frozen):
 
     Precision of a class that is never predicted, and recall of one without samples, count as 0 (scikit-learn's
     ``zero_division=0``); ``support`` tells them apart. ``auc`` is ``None`` when the class or the rest has no sample.
+    ``average_precision`` (the area under the precision-recall curve) and the 95 % ``intervals`` of these figures are
+    there when they were asked for.
     """
 
     precision: float
@@ -31,6 +33,8 @@ class ClassMetrics(Frozen):
     f1: float
     auc: float | None
     support: int
+    average_precision: float | None = None
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 class CalibrationBin(Frozen):
@@ -49,14 +53,18 @@ class Metrics(Frozen):
     Attributes:
         top1_interval: 95 % percentile bootstrap of ``top1``.
         top3: the true class is among the three most probable.
-        macro_f1: mean F1 of the classes that occur among the labels or the predictions.
-        weighted_f1: mean F1 weighted by support.
+        macro_precision, macro_recall, macro_f1: means over the classes that occur among the labels or the predictions
+            (the first two are ``None`` in files of versions that did not write them).
+        weighted_precision, weighted_recall, weighted_f1: means weighted by support; weighted recall is top-1.
         balanced_accuracy: mean recall of the classes that occur among the labels (also called UAR).
         macro_auc: mean of the defined per-class AUCs, or ``None``.
         per_class: by name, in the order of ``class_names``.
         confusion: rows are true classes, columns predictions, in the order of ``class_names``.
         ece: expected calibration error of the top label over :data:`CALIBRATION_BINS` equal-width bins.
         reliability: those bins.
+        mean_average_precision: mean of the per-class areas under the precision-recall curve; ``None`` when they were
+            not asked for.
+        intervals: 95 % bootstrap intervals by the name of the figure, when they were asked for.
     """
 
     n: int = Field(gt=0)
@@ -64,7 +72,11 @@ class Metrics(Frozen):
     top1: float
     top1_interval: tuple[float, float]
     top3: float
+    macro_precision: float | None = None
+    macro_recall: float | None = None
     macro_f1: float
+    weighted_precision: float | None = None
+    weighted_recall: float | None = None
     weighted_f1: float
     balanced_accuracy: float
     macro_auc: float | None
@@ -72,6 +84,8 @@ class Metrics(Frozen):
     per_class: dict[str, ClassMetrics]
     confusion: tuple[tuple[int, ...], ...]
     reliability: tuple[CalibrationBin, ...]
+    mean_average_precision: float | None = None
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
 class PairedDrop(NamedTuple):
@@ -130,6 +144,7 @@ def compute_metrics(
     precision = _ratio(hits, predicted)
     recall = _ratio(hits, support)
     f1 = _ratio(2 * hits, support + predicted)
+    occurs = (support + predicted) > 0
     aucs = [one_vs_rest_auc(labels == k, scores[:, k]) for k in range(classes)]
     defined = [auc for auc in aucs if auc is not None]
     top1 = float(hits.sum() / n)
@@ -142,7 +157,11 @@ def compute_metrics(
         top1=top1,
         top1_interval=_top1_interval(top1, n, seed, resamples),
         top3=float((ahead.sum(axis=1) < 3).mean()),
-        macro_f1=float(f1[(support + predicted) > 0].mean()),
+        macro_precision=float(precision[occurs].mean()),
+        macro_recall=float(recall[occurs].mean()),
+        macro_f1=float(f1[occurs].mean()),
+        weighted_precision=float((precision * support).sum() / n),
+        weighted_recall=float((recall * support).sum() / n),
         weighted_f1=float((f1 * support).sum() / n),
         balanced_accuracy=float(recall[support > 0].mean()),
         macro_auc=float(np.mean(defined)) if defined else None,

@@ -1,14 +1,22 @@
-"""Results of an evaluation as a JSON file and as one picture that can be drawn from that JSON alone."""
+"""Results of evaluations as a JSON file, and of one as a picture that can be drawn from that JSON alone."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from edge_fer.core.errors import MissingDependencyError
 from edge_fer.core.files import atomic_file, read_validated
+from edge_fer.core.spec import Frozen
+from edge_fer.evaluate.compare import ModelComparison
+from edge_fer.evaluate.curves import PrecisionRecall
 from edge_fer.evaluate.metrics import Metrics
+from edge_fer.evaluate.score import Deduplicated
+from edge_fer.evaluate.videos import Videos
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
 INK, MUTED, RULE = "#1b1f24", "#5d6673", "#d5dae1"
 PRECISION, RECALL, F1 = "#9dc3e6", "#2f6fb0", "#12355b"
 WRONG, GAP = "#e08a4f", "#c8553d"
+CLASSES = ("#c8553d", "#3f7d3a", "#7a4fa3", "#d9a013", "#6b7380", "#2f6fb0", "#d1701f", "#12355b")
+"""Of curves, class by class; a second round of them is dashed."""
 
 
 class Evaluation(Metrics):
@@ -30,6 +40,10 @@ class Evaluation(Metrics):
         precision: what the backend computed in.
         device: the machine's processor.
         data: the dataset's folder or file, and split.
+        unit: what ``n`` counts: faces, or videos whose frames' scores were averaged.
+        curves: precision against recall, by class that occurs.
+        deduplicated: without near-duplicates of other splits; ``None`` when no audit was given.
+        videos: each of them, when that is what was evaluated.
     """
 
     kind: Literal["edge-fer-evaluation"] = "edge-fer-evaluation"
@@ -42,10 +56,28 @@ class Evaluation(Metrics):
     precision: str
     device: str
     data: str
+    unit: Literal["faces", "videos"] = "faces"
+    curves: dict[str, PrecisionRecall] = Field(default_factory=dict)
+    deduplicated: Deduplicated | None = None
+    videos: Videos | None = None
 
 
-def write_json(path: Path, evaluation: Evaluation) -> None:
-    """Write the evaluation; the file is replaced in one step."""
+class Comparison(Frozen):
+    """Several models on the same faces.
+
+    Attributes:
+        models: by the names under which they are compared; the first is the reference.
+        comparisons: every other one against it.
+    """
+
+    kind: Literal["edge-fer-comparison"] = "edge-fer-comparison"
+    format: Literal[1] = 1
+    models: dict[str, Evaluation]
+    comparisons: tuple[ModelComparison, ...]
+
+
+def write_json(path: Path, evaluation: Evaluation | Comparison) -> None:
+    """Write the results; the file is replaced in one step."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(evaluation.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
@@ -65,9 +97,20 @@ def write_png(path: Path, evaluation: Evaluation) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = draw(evaluation)
+    drawn = as_png(evaluation)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        temporary.write_bytes(drawn)
+
+
+def as_png(evaluation: Evaluation) -> bytes:
+    """The same page as the bytes of a PNG.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    buffer = io.BytesIO()
+    draw(evaluation).savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def draw(evaluation: Evaluation) -> Figure:
@@ -76,15 +119,20 @@ def draw(evaluation: Evaluation) -> Figure:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise MissingDependencyError("matplotlib", extra="report", purpose="drawing the report") from None
-    figure = Figure(figsize=(13.5, 12.2), dpi=110, facecolor="white")
+    height = 17.6 if evaluation.curves else 12.2
+    figure = Figure(figsize=(13.5, height), dpi=110, facecolor="white")
     grid = figure.add_gridspec(
-        2, 2, left=0.085, right=0.965, top=0.8, bottom=0.06, wspace=0.26, hspace=0.38, height_ratios=(1.25, 1)
-    )
+        3 if evaluation.curves else 2, 2, left=0.085, right=0.965, top=1 - 2.44 / height, bottom=0.73 / height,
+        wspace=0.26, hspace=0.38, height_ratios=(1.25, 1, 1) if evaluation.curves else (1.25, 1),
+    )  # fmt: skip
     _header(figure, evaluation)
     _confusion(figure.add_subplot(grid[0, 0]), evaluation)
     _per_class(figure.add_subplot(grid[0, 1]), evaluation)
     _reliability(figure.add_subplot(grid[1, 0]), evaluation)
     _confidence(figure.add_subplot(grid[1, 1]), evaluation)
+    if evaluation.curves:
+        _precision_recall(figure.add_subplot(grid[2, 0]), evaluation)
+        _intervals(figure.add_subplot(grid[2, 1]), evaluation)
     return figure
 
 
@@ -110,20 +158,23 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def _header(figure: Figure, evaluation: Evaluation) -> None:
-    figure.text(0.03, 0.962, evaluation.model, fontsize=20, fontweight="bold", color=INK, va="center")
+    height = figure.get_figheight()
+    figure.text(0.03, 1 - 0.46 / height, evaluation.model, fontsize=20, fontweight="bold", color=INK, va="center")
     figure.text(
         0.03,
-        0.932,
+        1 - 0.83 / height,
         f"{evaluation.backend} {evaluation.backend_version}, {evaluation.precision}  ·  "
-        f"{evaluation.n:,} faces of {_shortened(evaluation.data)}",
+        f"{evaluation.n:,} {evaluation.unit} of {_shortened(evaluation.data)}",
         fontsize=11,
         color=MUTED,
         va="center",
     )
     for k, (name, value) in enumerate(headline(evaluation)):
         x = 0.03 + (k + 0.75 if k else 0) * 0.123
-        figure.text(x, 0.891, value, fontsize=18 if k == 0 else 15, fontweight="bold", color=INK, va="center")
-        figure.text(x, 0.868, name, fontsize=9.5, color=MUTED, va="center")
+        figure.text(
+            x, 1 - 1.33 / height, value, fontsize=18 if k == 0 else 15, fontweight="bold", color=INK, va="center"
+        )
+        figure.text(x, 1 - 1.61 / height, name, fontsize=9.5, color=MUTED, va="center")
 
 
 def _shortened(text: str, limit: int = 80) -> str:
@@ -168,7 +219,7 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
             axes.text(
                 j, i + 0.24, f"{counts[i][j]:,}", ha="center", va="center", fontsize=small, color=colour, alpha=0.75
             )
-    _plain(axes, "Confusion", "share of the true class, and number of faces")
+    _plain(axes, "Confusion", f"share of the true class, and number of {evaluation.unit}")
     axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 5 else 0, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted", color=MUTED, fontsize=10)
@@ -198,7 +249,7 @@ def _per_class(axes: Axes, evaluation: Evaluation) -> None:
     for name in names:
         one = evaluation.per_class[name]
         auc = "" if one.auc is None else f"\nAUC {one.auc:.2f}"
-        labels.append(f"{name}\n{one.support:,} faces{auc}")
+        labels.append(f"{name}\n{one.support:,} {evaluation.unit}{auc}")
     axes.set_yticks(range(len(names)), labels, fontsize=9, linespacing=1.25)
     axes.set_ylim(len(names) - 0.45, -0.6)
     axes.set_xlim(0, 1.06)
@@ -235,7 +286,9 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("confidence of the predicted class (faint: fewer than 50 faces)", color=MUTED, fontsize=10)
+    axes.set_xlabel(
+        f"confidence of the predicted class (faint: fewer than 50 {evaluation.unit})", color=MUTED, fontsize=10
+    )
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=MUTED)
@@ -251,13 +304,58 @@ def _confidence(axes: Axes, evaluation: Evaluation) -> None:
     axes.bar(middles, wrong, width=width * 0.92, bottom=right, color=WRONG, label="wrong")
     sure = [b for b in bins if b.lower >= 0.8 - 1e-9]
     n_sure = sum(b.count for b in sure)
-    note = f"{percent(n_sure / evaluation.n, 0)} of the faces are predicted with at least 80 % confidence"
+    note = f"{percent(n_sure / evaluation.n, 0)} of the {evaluation.unit} are predicted with at least 80 % confidence"
     if n_sure:
         note += f"\n{percent(sum(b.count * (b.accuracy or 0) for b in sure) / n_sure, 0)} of those are right"
     _plain(axes, "Confidence", note)
     axes.set_xlim(0, 1)
     axes.set_xlabel("confidence of the predicted class", color=MUTED, fontsize=10)
-    axes.set_ylabel("faces", color=MUTED, fontsize=10)
+    axes.set_ylabel(evaluation.unit, color=MUTED, fontsize=10)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", frameon=False, fontsize=9.5, labelcolor=MUTED)
+
+
+def _precision_recall(axes: Axes, evaluation: Evaluation) -> None:
+    for k, (name, curve) in enumerate(evaluation.curves.items()):
+        style = ("-", (0, (4, 2)), (0, (1, 1.5)))[k // len(CLASSES) % 3]
+        # A point holds until the next laxer threshold is reached: a straight line between two would flatter.
+        axes.step(
+            (0.0, *curve.recall), (curve.precision[0], *curve.precision), where="pre", linewidth=1.7, linestyle=style,
+            color=CLASSES[k % len(CLASSES)], label=f"{name} {curve.average_precision:.2f}",
+        )  # fmt: skip
+    mean, few = evaluation.mean_average_precision, len(evaluation.curves) <= 8
+    _plain(axes, "Precision and recall", "" if mean is None else f"mean average precision {mean:.3f}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("recall", color=MUTED, fontsize=10)
+    axes.set_ylabel("precision", color=MUTED, fontsize=10)
+    axes.grid(color=RULE, linewidth=0.7)
+    axes.legend(
+        loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9 if few else 7, labelcolor=MUTED,
+        title="average precision", title_fontsize=9, ncols=1 if few else 2,
+    )  # fmt: skip
+
+
+def _intervals(axes: Axes, evaluation: Evaluation) -> None:
+    names = evaluation.class_names
+    for shift, key, colour in ((-0.13, "recall", RECALL), (0.13, "auc", F1)):
+        for i, name in enumerate(names):
+            one = evaluation.per_class[name]
+            value, found = getattr(one, key), one.intervals.get(key)
+            if value is None or found is None:
+                continue
+            axes.plot(found, [i + shift] * 2, color=colour, linewidth=4.5, alpha=0.35, solid_capstyle="butt")
+            axes.plot(value, i + shift, "o", color=colour, markersize=5.5)
+    for key, colour in (("recall", RECALL), ("auc", F1)):
+        axes.plot([], [], "o-", color=colour, label={"auc": "AUC"}.get(key, key))
+    _plain(axes, "How sure these are", "95 % bootstrap over the " + evaluation.unit)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.set_xlim(0, 1.01)
+    axes.grid(axis="x", color=RULE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.015), ncols=2, frameon=False, fontsize=9.5, labelcolor=MUTED,
+        borderpad=0,
+    )  # fmt: skip

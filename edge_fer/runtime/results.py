@@ -46,6 +46,13 @@ class Once:
                 work()
                 self._done = True
 
+    def unless_done(self, other: Callable[[], None]) -> bool:
+        """Do something else first, if the work was not done yet; whether it was in time."""
+        with self._lock:
+            if not self._done:
+                other()
+            return not self._done
+
 
 @dataclass(frozen=True)
 class FrameResult:

@@ -70,9 +70,14 @@ def test_every_figure_equals_its_definition(case: tuple[np.ndarray, np.ndarray])
         else:
             assert one.auc is None
     assert got.macro_f1 == pytest.approx(np.mean(list(f1s.values())))
+    assert got.macro_precision == pytest.approx(np.mean([got.per_class[NAMES[k]].precision for k in f1s]))
+    assert got.macro_recall == pytest.approx(np.mean([got.per_class[NAMES[k]].recall for k in f1s]))
     assert got.balanced_accuracy == pytest.approx(np.mean(list(recalls.values())))
     support = [got.per_class[name].support for name in NAMES]
     assert got.weighted_f1 == pytest.approx(np.average([got.per_class[name].f1 for name in NAMES], weights=support))
+    weighted = np.average([got.per_class[name].precision for name in NAMES], weights=support)
+    assert got.weighted_precision == pytest.approx(weighted)
+    assert got.weighted_recall == pytest.approx(got.top1)
     assert got.top1_interval[0] <= got.top1_interval[1]
 
 
@@ -111,6 +116,9 @@ def test_agrees_with_scikit_learn() -> None:
     assert got.top1 == pytest.approx(sk.accuracy_score(labels, predicted))
     assert got.macro_f1 == pytest.approx(sk.f1_score(labels, predicted, average="macro"))
     assert got.weighted_f1 == pytest.approx(sk.f1_score(labels, predicted, average="weighted"))
+    assert got.macro_precision == pytest.approx(sk.precision_score(labels, predicted, average="macro"))
+    assert got.weighted_precision == pytest.approx(sk.precision_score(labels, predicted, average="weighted"))
+    assert got.macro_recall == pytest.approx(sk.recall_score(labels, predicted, average="macro"))
     assert got.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
     assert got.macro_auc == pytest.approx(sk.roc_auc_score(labels, probabilities, multi_class="ovr"))
     assert np.array_equal(got.confusion, sk.confusion_matrix(labels, predicted))

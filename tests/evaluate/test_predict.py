@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_fer.backends.canary import canary_gap
-from edge_fer.backends.registry import BACKENDS, open_engine
+from edge_fer.backends.registry import installed_backends, open_engine
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.engine import Engine
 from edge_fer.core.errors import BadInputError, UsageError
@@ -36,8 +36,11 @@ def faces(shipped: Bundle, n: int) -> list[Image]:
     return found
 
 
-@pytest.fixture(scope="module", params=sorted(BACKENDS))
+@pytest.fixture(scope="module", params=[status.name for status in installed_backends() if status.installed])
 def engine(request: pytest.FixtureRequest, shipped: Bundle) -> Iterator[Engine]:
+    (status,) = (one for one in installed_backends() if one.name == request.param)
+    if "fp32" not in status.precisions:
+        pytest.skip(status.detail)
     with open_engine(shipped, backend=request.param, precision="fp32", max_batch=4, slots=2) as opened:
         yield opened
 

@@ -1,10 +1,12 @@
 """A small HTTP server that only this machine reaches, for pages that show what a camera sees.
 
-It answers GET and nothing else, one request a connection. What it refuses, and why:
+It answers GET, and POST where a page was given routes for it, one request a connection. What it refuses, and why:
 
 * another ``Host`` than its own address: a page of the web whose name was made to point here (DNS rebinding);
 * another ``Origin`` than its own, and what the browser itself calls cross-site: a page of the web that embeds or reads
   this one;
+* a POST without the token that only whoever started the server was told: another user of this machine could ask too;
+* a POST of another type than JSON or plain bytes, which a form of a foreign page could send, and one that is too large;
 * a head of more than 8 KiB, one that takes longer than 5 s, and more connections than a household of browsers needs.
 
 Each connection has a thread of its own, which only ever waits for its own client.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hmac
 import http.client
 import io
 import socket
@@ -29,6 +32,9 @@ from edge_fer.core.errors import DeviceError
 
 ADDRESS = "127.0.0.1"
 HEAD_BYTES, HEAD_S = 8192, 5.0
+BODY_S = 20.0
+TOKEN_HEADER = "X-Edge-Fer-Token"
+BODIES = frozenset({"application/json", "application/octet-stream"})
 SEND_S = 10.0
 """A client that takes no byte for this long is gone."""
 SEND_BUFFER_BYTES = 1 << 18
@@ -64,6 +70,14 @@ class Reply:
 Route = Callable[[], Reply]
 
 
+@dataclass(frozen=True)
+class Post:
+    """What answers a POST: it gets the whole body, of at most so many bytes."""
+
+    answer: Callable[[bytes], Reply]
+    most_bytes: int
+
+
 class _Refused(Exception):  # noqa: N818 (an answer, not an error)
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
@@ -91,6 +105,8 @@ class LocalServer:
             self._hosts |= {ADDRESS, "localhost"}
         self._origins = {f"http://{host}" for host in self._hosts}
         self._routes: Mapping[str, Route] = {}
+        self._posts: Mapping[str, Post] = {}
+        self._token = ""
         self._closing = False
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
@@ -101,8 +117,15 @@ class LocalServer:
     def url(self) -> str:
         return f"http://{ADDRESS}:{self.port}/"
 
-    def start(self, routes: Mapping[str, Route]) -> None:
-        self._routes = routes
+    def start(self, routes: Mapping[str, Route], posts: Mapping[str, Post] | None = None, *, token: str = "") -> None:
+        """Begin to answer.
+
+        Args:
+            posts: what answers a POST, by path; then ``token``, which every POST must carry, may not be empty.
+        """
+        if posts and not token:
+            raise ValueError("routes for POST need a token")
+        self._routes, self._posts, self._token = routes, posts or {}, token
         self._thread.start()
 
     def close(self) -> None:
@@ -160,7 +183,8 @@ class LocalServer:
 
     def _answer(self, client: socket.socket) -> None:
         try:
-            reply = self._find(_read_head(client))
+            head, begun = _read_head(client)
+            reply = self._find(client, head, begun)
         except _Refused as refused:
             reply = Reply("text/plain; charset=utf-8", f"{refused.why}\n".encode(), refused.status)
         if isinstance(reply.body, bytes):
@@ -186,18 +210,52 @@ class LocalServer:
             with self._lock:
                 self._streams -= free
 
-    def _find(self, head: tuple[str, str, Message]) -> Reply:
+    def _find(self, client: socket.socket, head: tuple[str, str, Message], begun: bytes) -> Reply:
+        """The answer; ``begun`` is what came of the body together with the head."""
         method, target, headers = head
         if headers.get_all("Host", []) not in [[host] for host in self._hosts]:
             raise _Refused(HTTPStatus.FORBIDDEN, f"This server answers to {self.url} only.")
         if any(origin not in self._origins for origin in headers.get_all("Origin", [])) or _is_foreign(headers):
             raise _Refused(HTTPStatus.FORBIDDEN, "Other sites may not read this one.")
+        path = target.partition("?")[0]
+        if method == "POST" and path in self._posts:
+            return self._posts[path].answer(self._body(client, headers, begun, self._posts[path].most_bytes))
         if method != "GET":
             raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET is answered.")
-        route = self._routes.get(target.partition("?")[0])
+        route = self._routes.get(path)
         if route is None:
             raise _Refused(HTTPStatus.NOT_FOUND, f"There is nothing here. Known: {', '.join(sorted(self._routes))}")
         return route()
+
+    def _body(self, client: socket.socket, headers: Message, begun: bytes, most_bytes: int) -> bytes:
+        """The body of a POST that may ask.
+
+        Raises:
+            _Refused: no token, another type, no length, too long, or too slow.
+        """
+        if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
+            raise _Refused(HTTPStatus.FORBIDDEN, "The token is missing: open the address that edge-fer printed.")
+        if headers.get_content_type() not in BODIES or "Content-Type" not in headers:
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Known types: {', '.join(sorted(BODIES))}.")
+        lengths = headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in headers or len(lengths) != 1 or not lengths[0].isdecimal():
+            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "A POST needs one Content-Length.")
+        # Python refuses to read numbers of thousands of digits; nine are more than any page may send.
+        if len(lengths[0]) > 9 or int(lengths[0]) > most_bytes:
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"At most {most_bytes} bytes are taken.")
+        length, body = int(lengths[0]), bytearray(begun)
+        end = time.perf_counter() + BODY_S
+        while len(body) < length:
+            client.settimeout(max(1e-3, end - time.perf_counter()))
+            try:
+                piece = client.recv(min(1 << 16, length - len(body)))
+            except TimeoutError:
+                raise _Refused(HTTPStatus.REQUEST_TIMEOUT, "The request took too long.") from None
+            if not piece:
+                raise OSError("closed")
+            body += piece
+        client.settimeout(SEND_S)
+        return bytes(body[:length])
 
 
 def _listen(port: int, option: str) -> socket.socket:
@@ -224,8 +282,8 @@ def _listen(port: int, option: str) -> socket.socket:
     return listener
 
 
-def _read_head(client: socket.socket) -> tuple[str, str, Message]:
-    """Method, target and headers of a request.
+def _read_head(client: socket.socket) -> tuple[tuple[str, str, Message], bytes]:
+    """Method, target and headers of a request, and what came with them of its body.
 
     Raises:
         _Refused: too long, too slow, or not HTTP.
@@ -241,18 +299,19 @@ def _read_head(client: socket.socket) -> tuple[str, str, Message]:
         if not piece:
             raise OSError("closed")
         data += piece
-        if len(data) > HEAD_BYTES:
+        if len(data) > HEAD_BYTES and b"\r\n\r\n" not in data:
             raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"More than {HEAD_BYTES} bytes of headers.")
     client.settimeout(SEND_S)
-    first, _, rest = data.partition(b"\r\n")
+    whole, _, begun = data.partition(b"\r\n\r\n")
+    first, _, rest = whole.partition(b"\r\n")
     try:
         method, target, version = first.decode("ascii").split(" ")
-        headers = http.client.parse_headers(io.BytesIO(rest))
+        headers = http.client.parse_headers(io.BytesIO(rest + b"\r\n\r\n"))
     except (ValueError, http.client.HTTPException):
         raise _Refused(HTTPStatus.BAD_REQUEST, "This is no HTTP request.") from None
     if version not in ("HTTP/1.0", "HTTP/1.1") or not target.startswith("/"):
         raise _Refused(HTTPStatus.BAD_REQUEST, "This is no HTTP/1.1 request for a path.")
-    return method, target, headers
+    return (method, target, headers), begun
 
 
 def _is_foreign(headers: Message) -> bool:

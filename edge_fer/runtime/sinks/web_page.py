@@ -1,6 +1,7 @@
 """The run as a page for browsers on this machine: the labelled picture, a bar per class, ages, rates and drops.
 
-``/video`` is MJPEG (multipart/x-mixed-replace), which other programs can read too; ``/scores`` are server-sent events.
+``/video`` is MJPEG (multipart/x-mixed-replace), which other programs can read too; ``/scores`` are server-sent events;
+``/picture`` is the next frame as it was taken, with nothing drawn on it.
 Every client reads from a mailbox of one: a slow one misses pictures, counted, and holds up neither the loop nor others.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 import cv2
@@ -37,6 +39,8 @@ SHORTEST_S = 0.025
 ALIVE_S = 5.0
 """A silent client is asked this often whether it is still there."""
 BOUNDARY = b"frame"
+PLAIN_QUALITY, PLAIN_S = 95, 5.0
+"""JPEG quality of ``/picture``, and how long it waits for a frame."""
 
 
 class WebSink:
@@ -63,6 +67,7 @@ class WebSink:
         self._begin = {"labels": [{"name": name, "colour": _hex(name)} for name in labels], **about}
         self._pictures: Latest[bytes] = Latest()
         self._events: Latest[dict[str, object]] = Latest()
+        self._plain: Latest[bytes] = Latest()
         self._small = np.empty((0, 0, 3), np.uint8)
         self._next_s = 0.0
         self._state, self._complete = "", True
@@ -82,6 +87,7 @@ class WebSink:
         pages: dict[str, Route] = {path: _page(file, kind) for path, (file, kind) in PAGES.items()}
         multipart = f"multipart/x-mixed-replace; boundary={BOUNDARY.decode()}"
         pages["/video"] = lambda: Reply(multipart, self._video())
+        pages["/picture"] = self._picture
         pages["/scores"] = lambda: Reply("text/event-stream; charset=utf-8", self._scores())
         self._server.start({**pages, **routes})
 
@@ -101,6 +107,9 @@ class WebSink:
             self._events.put(
                 {**as_record(result), "fps": round(result.fps, 1), "dropped": dropped, "state": self._state}
             )
+        if self._plain.readers:
+            # Before this sink draws, and only if no other one has.
+            result.drawn.unless_done(lambda: self._plain.put(_jpeg(result.frame.image_bgr, PLAIN_QUALITY)))
         if self._pictures.readers:
             self._pictures.put(self._encode(annotated(result)))
 
@@ -108,6 +117,7 @@ class WebSink:
         self._complete = complete
         self._pictures.close()
         self._events.close()
+        self._plain.close()
         self._server.close()
 
     def _encode(self, picture: NDArray[np.uint8]) -> bytes:
@@ -120,12 +130,17 @@ class WebSink:
             picture = np.asarray(
                 cv2.resize(picture, shape[1::-1], dst=self._small, interpolation=cv2.INTER_AREA), np.uint8
             )
-        encoded, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        if not encoded:
-            raise DeviceError(f"OpenCV cannot encode a picture of {width}x{height} as JPEG.")
-        return jpeg.tobytes()
+        return _jpeg(picture, QUALITY)
 
     # In a client's thread.
+
+    def _picture(self) -> Reply:
+        with self._plain.reader() as reader:
+            jpeg = reader.take(PLAIN_S)
+        if jpeg is not None:
+            return Reply("image/jpeg", jpeg)
+        why = b"No frame came in time, or another output draws on them first: run with --web alone.\n"
+        return Reply("text/plain; charset=utf-8", why, HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _video(self) -> Generator[bytes, None, None]:
         with self._pictures.reader() as reader:
@@ -155,6 +170,14 @@ class WebSink:
                     return
                 else:
                     yield b": still here\n\n"
+
+
+def _jpeg(picture: NDArray[np.uint8], quality: int) -> bytes:
+    encoded, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
+        height, width = picture.shape[:2]
+        raise DeviceError(f"OpenCV cannot encode a picture of {width}x{height} as JPEG.")
+    return jpeg.tobytes()
 
 
 def _event(name: str, data: Mapping[str, object]) -> bytes:
