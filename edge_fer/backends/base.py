@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from edge_fer.backends.slot import HostSlot
 from edge_fer.core.engine import Slot
 from edge_fer.core.manifest import EngineManifest
 
-S = TypeVar("S", bound=HostSlot)
+S = TypeVar("S", bound=Slot)
 
 
 class HostEngine(ABC, Generic[S]):
-    """Base of the CPU engines. Subclasses make their slots and run one of them."""
+    """Base of all engines. Subclasses make their slots and run one of them."""
 
     def __init__(self, manifest: EngineManifest, slots: Sequence[S]) -> None:
         self._manifest = manifest

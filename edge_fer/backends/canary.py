@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fer.backends.dialects import canary_key, form_key
 from edge_fer.core.bundle import Bundle, Canary
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.errors import BundleError
@@ -37,9 +38,10 @@ def canary_for(bundle: Bundle, form: str, spec: AnySpec) -> Canary:
     from edge_fer.backends.onnxruntime.literal import literal_outputs
 
     path = bundle.file(form)
-    precision = next(v.precision for v in bundle.manifest.variants if v.file == form)
+    variant = next(v for v in bundle.manifest.variants if v.file == form)
+    precision, key = variant.precision, form_key(variant)
     at_home = literal_outputs(path, _inputs(stored.images_bgr, native))
-    gap = float(np.abs(at_home - stored.logits[precision]).max()) if precision in stored.logits else np.inf
+    gap = float(np.abs(at_home - stored.logits[key]).max()) if key in stored.logits else np.inf
     if not gap <= bundle.manifest.canary.tolerance[precision]:
         raise BundleError(
             f"The {precision} graph of {native.name} gives other outputs than the verified ones: they differ by "
@@ -49,7 +51,7 @@ def canary_for(bundle: Bundle, form: str, spec: AnySpec) -> Canary:
     height, width = spec.size_hw
     repeats = (1, -(-height // stored.images_bgr.shape[1]), -(-width // stored.images_bgr.shape[2]), 1)
     images = np.ascontiguousarray(np.tile(stored.images_bgr, repeats)[:, :height, :width])
-    return Canary(images, {precision: literal_outputs(path, _inputs(images, spec))})
+    return Canary(images, {key: literal_outputs(path, _inputs(images, spec))})
 
 
 def _inputs(images_bgr: NDArray[np.uint8], spec: AnySpec) -> NDArray[np.float32]:
@@ -60,18 +62,21 @@ def _inputs(images_bgr: NDArray[np.uint8], spec: AnySpec) -> NDArray[np.float32]
 
 
 def canary_gap(engine: Engine, canary: Canary) -> float:
-    """Largest absolute difference between the engine's logits and the stored ones of its precision.
-
-    Half precisions have no stored logits of their own and are compared with fp32's.
+    """Largest absolute difference between the engine's logits and the stored ones that it is held to
+    (:func:`edge_fer.backends.dialects.canary_key`).
 
     Raises:
-        BundleError: the canary does not belong to this contract.
+        BundleError: the canary has none for such an engine, or does not belong to this contract.
     """
     spec = engine.manifest.model
-    precision = engine.manifest.precision
-    expected = canary.logits.get(precision, canary.logits.get("fp32"))
+    key = canary_key(engine.manifest.backend, engine.manifest.precision)
+    expected = canary.logits.get(key)
     if expected is None or expected.shape[1:] != spec.output_shape:
-        raise BundleError(f"The canary has no logits for {precision} of shape {spec.output_shape}.")
+        raise BundleError(
+            f"The canary of {spec.name} has no logits {key} of shape {spec.output_shape}, so an engine of "
+            f"{engine.manifest.backend} {engine.manifest.precision} cannot be checked.",
+            fix="Compile the bundle again with `edge-fer compile`.",
+        )
     slot, gap, count = engine.slots[0], 0.0, len(canary.images_bgr)
     step = engine.manifest.max_batch
     batches = [range(start, min(start + step, count)) for start in range(0, count, step)]

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+C = TypeVar("C", bound="Child")
 
 
 class ChildFailed(Exception):  # noqa: N818 (an outcome that is reported in a table)
@@ -87,7 +89,7 @@ class Child:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
-    def __enter__(self) -> Child:
+    def __enter__(self: C) -> C:
         return self
 
     def __exit__(self, *_: object) -> None:

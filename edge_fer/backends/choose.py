@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edge_fer.backends.host import cpu_identity
+from edge_fer.backends.dialects import DIALECTS
 from edge_fer.backends.registry import (
     BACKENDS,
-    DIALECTS,
     backend_module,
     cache_folder,
     open_built_engine,
     open_engine,
+    require,
 )
 from edge_fer.core.bundle import Bundle, open_bundle
 from edge_fer.core.engine import Engine
@@ -41,9 +41,10 @@ class Candidate(Frozen):
 
 
 class Choice(Frozen):
-    """The candidates that were timed, fastest first; the first one is the choice."""
+    """The candidates that were timed; the first one is the choice. ``decided`` is why, where it is not the fastest."""
 
     candidates: tuple[Candidate, ...]
+    decided: str | None = None
 
     @property
     def best(self) -> Candidate:
@@ -51,6 +52,8 @@ class Choice(Frozen):
 
     def reason(self) -> str:
         """One sentence for people."""
+        if self.decided is not None:
+            return self.decided
         timed = [c for c in self.candidates if c.median_us is not None]
         if len(timed) <= 1:
             return "the only one that runs here"
@@ -90,8 +93,11 @@ def choose(
 
     Raises:
         UsageError: no installed backend can run the bundle in the precision that was asked for.
-        DeviceError: every candidate failed; the message gives each reason.
+        DeviceError: the backend that was asked for has no package, driver or device here, or every candidate failed;
+            the message gives each reason.
     """
+    if backend != "auto":
+        require(backend)
     pairs = candidates(bundle, backend, precision)
     if not pairs:
         installed = [n for n in BACKENDS if backend_module(n, "build").version() is not None]
@@ -102,7 +108,7 @@ def choose(
         )
     if len(pairs) == 1:
         return Choice(candidates=(Candidate(backend=pairs[0][0], precision=pairs[0][1]),))
-    path = (cache or cache_folder()) / "choices" / f"{_key(bundle, pairs, threads)}.json"
+    path = _remembered(bundle, pairs, threads, cache)
     if (remembered := _read(path)) is not None:
         return remembered
     timed = []
@@ -115,9 +121,26 @@ def choose(
         reasons = "; ".join(f"{c.backend} {c.precision}: {c.error}" for c in timed)
         raise DeviceError(f"No backend could run {bundle.manifest.model.name}: {reasons}.")
     choice = Choice(candidates=(*usable, *(c for c in timed if c.median_us is None)))
+    _write(path, choice)
+    return choice
+
+
+def remember(bundle: Bundle, choice: Choice, *, backend: str, threads: int, cache: Path | None = None) -> None:
+    """Let :func:`choose` give this choice from now on, instead of timing for itself what was timed already.
+
+    Args:
+        choice: of a bundle that has just been made; its candidates are all that ``choose`` would time.
+    """
+    _write(_remembered(bundle, candidates(bundle, backend, "auto"), threads, cache), choice)
+
+
+def _remembered(bundle: Bundle, pairs: Sequence[tuple[str, str]], threads: int, cache: Path | None) -> Path:
+    return (cache or cache_folder()) / "choices" / f"{_key(bundle, pairs, threads)}.json"
+
+
+def _write(path: Path, choice: Choice) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(choice.model_dump_json(indent=2), encoding="utf-8")
-    return choice
 
 
 def open_best(
@@ -171,8 +194,10 @@ def is_engine(path: Path) -> bool:
 
 
 def _key(bundle: Bundle, pairs: Sequence[tuple[str, str]], threads: int) -> str:
-    parts = [bundle.sha256, cpu_identity(), str(threads)]
-    parts += [f"{name} {kind} {backend_module(name, 'build').version()}" for name, kind in pairs]
+    parts = [bundle.sha256, str(threads)]
+    for name, kind in pairs:
+        build = backend_module(name, "build")
+        parts.append(f"{name} {kind} {build.version()} {build.device()}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,35 +97,61 @@ def fetch(name: str, *, progress: Callable[[int], None] | None = None) -> Path:
     remote, path = _known(name), _place(name)
     if path.is_file() and sha256_file(path) == remote.sha256:
         return path
+    download(
+        remote.address,
+        path,
+        sha256=remote.sha256,
+        at_most=remote.bytes_at_most,
+        instead=f"Fetch it by other means, and name the file: --detector {name}=FILE",
+        progress=progress,
+    )
+    return path
+
+
+def download(
+    address: str,
+    path: Path,
+    *,
+    sha256: str,
+    at_most: int,
+    instead: str,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Read a file from its address, and give it its name only when its content is the right one.
+
+    Args:
+        sha256: of the content, or how it begins.
+        at_most: bytes; more is not read.
+        instead: what people can do where this fails.
+        progress: told the bytes read so far.
+
+    Raises:
+        DeviceError: the address cannot be reached, or the connection broke.
+        BadInputError: what came is not the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{name}-", delete=False) as part:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
         try:
-            with urllib.request.urlopen(remote.address, timeout=TIMEOUT_S) as answer:
+            with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
                 while chunk := answer.read(CHUNK):
                     size += len(chunk)
-                    if size > remote.bytes_at_most:
-                        raise BadInputError(
-                            f"{remote.address} gives more than the {remote.bytes_at_most} bytes expected."
-                        )
+                    if size > at_most:
+                        raise BadInputError(f"{address} gives more than the {at_most} bytes expected.")
                     digest.update(chunk)
                     part.write(chunk)
                     if progress is not None:
                         progress(size)
-            if digest.hexdigest() != remote.sha256:
+            if not digest.hexdigest().startswith(sha256):
                 raise BadInputError(
-                    f"What came from {remote.address} is not the file that this version knows: its SHA-256 is "
-                    f"{digest.hexdigest()[:16]}…, not {remote.sha256[:16]}….",
-                    fix=f"It was not kept. A file that you trust can be named directly: --detector {name}=FILE",
+                    f"What came from {address} is not the file that this version knows: its SHA-256 begins with "
+                    f"{digest.hexdigest()[: min(len(sha256), 16)]}, not {sha256[:16]}. It was not kept.",
+                    fix=instead,
                 )
             part.close()
             Path(part.name).replace(path)
-        except (urllib.error.URLError, TimeoutError, ConnectionError, OSError) as error:
+        except OSError as error:  # URLError, time-outs and broken connections are all of this class
             reason = getattr(error, "reason", None) or error
-            raise DeviceError(
-                f"{remote.address} could not be read: {reason}.",
-                fix=f"Fetch it by other means, and name the file: --detector {name}=FILE",
-            ) from None
+            raise DeviceError(f"{address} could not be read: {reason}.", fix=instead) from None
         finally:
             Path(part.name).unlink(missing_ok=True)
-    return path

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from pydantic import ValidationError
 
 from edge_fer.backends.canary import canary_for, check_canary
+from edge_fer.backends.dialects import DIALECTS
 from edge_fer.core.bundle import Bundle, Canary, check_files, read_canary, record_files, write_canary
 from edge_fer.core.engine import Engine
-from edge_fer.core.errors import BundleError, EdgeFerError, MissingDependencyError, UsageError
+from edge_fer.core.errors import BundleError, EdgeFerError, UsageError
 from edge_fer.core.files import atomic_folder, inside, sha256_file
 from edge_fer.core.manifest import CanaryRecord, EngineManifest, read_manifest, write_manifest
 from edge_fer.core.spec import AnySpec, DetectorSpec
@@ -25,10 +26,12 @@ from edge_fer.core.spec import AnySpec, DetectorSpec
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edge_fer.backends.onnxruntime",
     "openvino": "edge_fer.backends.openvino",
+    "tensorrt": "edge_fer.backends.tensorrt",
+    "onnxruntime-cuda": "edge_fer.backends.onnxruntime.gpu:CUDA",
+    "onnxruntime-cuda-graph": "edge_fer.backends.onnxruntime.gpu:CUDA_GRAPH",
+    "onnxruntime-tensorrt": "edge_fer.backends.onnxruntime.gpu:TENSORRT",
 }
-
-DIALECTS: dict[str, str] = {"onnxruntime": "cpu", "openvino": "cpu", "tensorrt": "trt"}
-"""Which int8 dialect a backend reads. Each *loads* the other one too, but runs it slower or computes something else."""
+"""A package with the modules ``build`` and ``engine``, or ``module:object`` that has the functions of both."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,38 @@ class BackendStatus:
     detail: str
 
 
-def backend_module(backend: str, part: str) -> ModuleType:
+def backend_module(backend: str, part: str) -> Any:
     """Import ``build`` or ``engine`` of a backend; neither imports the backend's own library yet."""
     if backend not in BACKENDS:
         raise UsageError(f"Unknown backend {backend!r}.", fix=f"Known: auto, {', '.join(sorted(BACKENDS))}.")
-    return import_module(f"{BACKENDS[backend]}.{part}")
+    module, _, both = BACKENDS[backend].partition(":")
+    return getattr(import_module(module), both) if both else import_module(f"{module}.{part}")
 
 
 def installed_version(backend: str) -> str:
     """Version of a backend's package.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        DeviceError: it is not installed.
     """
-    version: str | None = backend_module(backend, "build").version()
+    build = backend_module(backend, "build")
+    version: str | None = build.version()
     if version is None:
-        raise MissingDependencyError(backend, extra=backend, purpose=f"the {backend} backend")
+        raise build.missing()
     return version
+
+
+def require(backend: str) -> None:
+    """Make sure that a backend can run something on this machine.
+
+    Raises:
+        UsageError: there is no such backend.
+        DeviceError: its package, a driver or a device is missing; one sentence.
+    """
+    installed_version(backend)
+    build = backend_module(backend, "build")
+    build.device()
+    build.import_library()
 
 
 def installed_backends() -> list[BackendStatus]:
@@ -68,9 +86,10 @@ def installed_backends() -> list[BackendStatus]:
         build = backend_module(name, "build")
         version = build.version()
         if version is None:
-            found.append(BackendStatus(name, False, None, (), f"pip install 'edge-fer[{name}]'"))
+            found.append(BackendStatus(name, False, None, (), str(build.missing())))
             continue
         try:
+            require(name)
             found.append(BackendStatus(name, True, version, build.precisions(), build.device()))
         except EdgeFerError as error:
             found.append(BackendStatus(name, False, version, (), str(error)))
@@ -103,7 +122,14 @@ def engine_key(bundle: Bundle, spec: AnySpec, backend: str, precision: str, max_
     return f"{bundle.manifest.model.name}-{backend}-{precision}-{digest}"
 
 
-def _build_into(folder: Path, onnx: Path, draft: EngineManifest, canary: Canary | None, threads: int) -> EngineManifest:
+def _build_into(
+    folder: Path,
+    onnx: Path,
+    draft: EngineManifest,
+    canary: Canary | None,
+    threads: int,
+    on_step: Callable[[str], None] | None = None,
+) -> EngineManifest:
     build = backend_module(draft.backend, "build")
     names: list[str] = build.build(
         onnx,
@@ -112,6 +138,7 @@ def _build_into(folder: Path, onnx: Path, draft: EngineManifest, canary: Canary 
         max_batch=draft.max_batch,
         threads=threads,
         input_shape=draft.model.input_shape,
+        on_step=on_step,
     )
     if canary is not None:
         write_canary(folder / draft.canary.file, canary)
@@ -160,7 +187,7 @@ def open_engine(
     """Open a bundle as an engine on this machine, building it on first use. ``size_hw`` is a detector's input size.
 
     The cached engine is used when its key, its files' hashes and its canary all fit; an engine that no longer loads is
-    rebuilt once. ``on_build`` is told, in words, when a build begins.
+    rebuilt once. ``on_build`` is told, in words, when a build begins and how far it is.
 
     Raises:
         EdgeFerError: the backend is missing, cannot run the precision, or computes something else than the bundle.
@@ -183,7 +210,7 @@ def open_engine(
     draft = _draft(spec, onnx, bundle.sha256, backend, precision, max_batch, bundle.manifest.canary)
     canary = canary_for(bundle, form.file, spec)
     with atomic_folder(folder) as temporary:
-        manifest = _build_into(temporary, onnx, draft, canary, threads)
+        manifest = _build_into(temporary, onnx, draft, canary, threads, on_build)
         # An engine that fails its canary must not reach the cache.
         with _load(temporary, manifest, threads, 1) as candidate:
             check_canary(candidate, canary)

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from edge_fer.core.errors import EdgeFerError
+
 # ONNX, opset 13: float32 input (1, 4) -> Relu -> output. Written out so that the probe needs no package to make it.
 RELU_ONNX = bytes.fromhex(
     "080712003a510a150a05696e70757412066f7574707574220452656c75120570726f62655a170a05696e707574120e0a"
@@ -76,6 +78,28 @@ def probe_openvino() -> dict[str, Any]:
     return {"listed": core.available_devices, "devices": devices, "problems": problems}
 
 
+def probe_tensorrt() -> dict[str, Any]:
+    """Load the library and start its builder, which is as far as it goes without a network. It may crash on a machine
+    without a driver; this process is there for that."""
+    from edge_fer.backends.gpu import current_gpu, identity
+    from edge_fer.backends.tensorrt.library import import_tensorrt, installed, listener
+    from edge_fer.core.errors import DeviceError
+
+    listed = [" ".join(installed() or ())]
+    trt = import_tensorrt()
+    try:
+        gpu = identity(current_gpu())
+    except DeviceError as error:
+        return {"listed": listed, "devices": [], "problems": [error.message]}
+    try:
+        trt.Builder(listener(trt))
+    except Exception as error:
+        said = listener(trt).said
+        why = said.last() if said.errors else _first_line(error)
+        return {"listed": listed, "devices": [], "problems": [f"its builder does not start on the {gpu}: {why}"]}
+    return {"listed": listed, "devices": [gpu], "problems": []}
+
+
 def probe_opencv() -> dict[str, Any]:
     import cv2
     import numpy as np
@@ -93,7 +117,16 @@ PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": probe_onnxruntime,
     "opencv": probe_opencv,
     "openvino": probe_openvino,
+    "tensorrt": probe_tensorrt,
 }
+
+ON_CPU = frozenset({"onnxruntime", "openvino"})
+"""Libraries whose backend of the same name computes on the processor."""
+ON_GPU: dict[str, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt",),
+    "onnxruntime": ("onnxruntime-cuda", "onnxruntime-cuda-graph", "onnxruntime-tensorrt"),
+}
+"""Our backends that use a library on a GPU."""
 
 
 def _first_line(error: Exception) -> str:
@@ -107,16 +140,31 @@ def main(name: str) -> dict[str, Any]:
         found = PROBES[name]()
     except ImportError as error:
         return {"error": f"does not import: {_first_line(error)}"}
+    except EdgeFerError as error:
+        return {"error": error.message}
     except Exception as error:
         return {"error": f"fails: {type(error).__name__}: {_first_line(error)}"}
     try:
-        from edge_fer.backends.registry import BACKENDS, backend_module
+        from edge_fer.backends.registry import backend_module
 
-        found["precisions"] = list(backend_module(name, "build").precisions()) if name in BACKENDS else []
+        found["precisions"] = list(backend_module(name, "build").precisions()) if name in ON_CPU else []
+        found["gpu"] = _on_gpu(name)
     except ImportError as error:
-        found["precisions"] = []
+        found["precisions"], found["gpu"] = [], []
         found["problems"].append(f"edge-fer's backend does not import: {_first_line(error)}")
     return found
+
+
+def _on_gpu(name: str) -> list[dict[str, Any]]:
+    """Backends of ours that would run on the GPU here, on which one, and in which precisions."""
+    from edge_fer.backends.registry import backend_module
+
+    running = []
+    for backend in ON_GPU.get(name, ()):
+        build = backend_module(backend, "build")
+        if build.version() is not None and (precisions := build.precisions()):
+            running.append({"name": backend, "device": build.device(), "precisions": list(precisions)})
+    return running
 
 
 if __name__ == "__main__":

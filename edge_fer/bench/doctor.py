@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Literal
 
 from edge_fer import __version__
+from edge_fer.backends.tensorrt.library import MODULES
 from edge_fer.bench.device import Machine, describe_machine
 from edge_fer.bench.gpu import Architecture, Gpu, GpuSearch, Grade, KnownGpu, find_gpus, knowledge
 from edge_fer.core.bundle import find_bundle, open_bundle
@@ -23,7 +25,7 @@ PROBE_TIMEOUT_S = 120
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "tensorrt": tuple(name for names in MODULES.values() for name in names),
     "torch": ("torch",),
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
 }
@@ -35,21 +37,30 @@ PACKAGES = (
     "safetensors",
     "matplotlib",
     "nncf",
-    "cuda-python",
+    "cuda-bindings",
+    "pycuda",
 )
 """Packages whose version helps to understand a report."""
 
-NOT_PROBED = frozenset({"torch", "tensorrt"})
-"""Libraries that this version does not run a model with: looked for, but not loaded, which would take seconds."""
+NOT_PROBED = frozenset({"torch"})
+"""Libraries that no model is run with: looked for, but not loaded, which would take seconds."""
 
 USED = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU"}
-"""The one provider or device that our backends ask for, whatever else a library offers."""
+"""The provider or device that our backend of that name asks for, whatever else the library offers."""
 
-NO_CUDA = "edge-fer has no CUDA backend in this version; the facts below are for planning"
+NO_CUDA = "nothing that is installed here runs on it; the last section has the lines that change that"
 
 _INT8_DOT = ("AMX-INT8", "AVX512-VNNI", "AVX-VNNI", "NEON-I8MM", "NEON-DOTPROD")
 _BF16 = ("AMX-BF16", "AVX512-BF16", "NEON-BF16")
 _FP16 = ("AMX-FP16", "AVX512-FP16", "NEON-FP16")
+
+
+class OnGpu(Frozen):
+    """A backend of ours that would run on the GPU here, and what it would compute in."""
+
+    name: str
+    device: str
+    precisions: tuple[str, ...]
 
 
 class Library(Frozen):
@@ -59,9 +70,10 @@ class Library(Frozen):
         distributions: ``name version`` of each installed package that brings it; empty when there is none.
         listed: providers and devices that it says it has.
         devices: those of them that ran a small network just now.
-        used: the one that edge-fer asks for in this version, or ``None`` where it does not use the library.
+        used: the one that our backend of that name asks for, or ``None`` where there is none on the processor.
         problems: what is listed but does not work, as sentences.
-        precisions: what our backend of that name would run here; empty when we have no such backend.
+        precisions: what our backend of that name would run on the processor; empty when we have no such backend.
+        gpu: our backends that would run on the GPU with it.
     """
 
     name: str
@@ -71,6 +83,7 @@ class Library(Frozen):
     used: str | None = None
     problems: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    gpu: tuple[OnGpu, ...] = ()
 
 
 class Worth(Frozen):
@@ -149,12 +162,12 @@ def examine(*, measure: bool = False, threads: int = 1) -> DoctorReport:
         machine=machine,
         gpus=gpus,
         gpu_finding=search.finding,
-        gpu_use=NO_CUDA if gpus else "",
+        gpu_use=_gpu_use(libraries) if gpus else "",
         libraries=libraries,
         packages={name: version for name in PACKAGES if (version := _version(name)) is not None},
         shipped_model=shipped,
         engine_cache=_engine_cache(),
-        worth=(*cpu_worth(machine, libraries), *(w for gpu in gpus for w in gpu_worth(gpu))),
+        worth=(*cpu_worth(machine, libraries), *(w for gpu in gpus for w in gpu_worth(gpu, libraries))),
         measured=measured,
         advice=tuple(advise(machine, gpus, search, libraries)),
         sources=knowledge().sources if gpus else {},
@@ -202,7 +215,14 @@ def _library(name: str, distributions: tuple[str, ...], process: subprocess.Pope
         used=USED.get(name),
         problems=tuple(answer["problems"]),
         precisions=tuple(answer["precisions"]),
+        gpu=tuple(OnGpu.model_validate(one) for one in answer.get("gpu", ())),
     )
+
+
+def _gpu_use(libraries: Sequence[Library]) -> str:
+    """What would run on a GPU here, in words."""
+    running = [f"{one.name} ({', '.join(one.precisions)})" for library in libraries for one in library.gpu]
+    return f"edge-fer runs on it with --backend {', '.join(running)}" if running else NO_CUDA
 
 
 def _not_importable(name: str, distributions: tuple[str, ...]) -> tuple[str, ...]:
@@ -254,14 +274,21 @@ def cpu_worth(machine: Machine, libraries: Sequence[Library]) -> list[Worth]:
     return rows
 
 
-def gpu_worth(report: GpuReport) -> list[Worth]:
-    """What each precision is worth on a GPU, from the table."""
+def gpu_worth(report: GpuReport, libraries: Sequence[Library] = ()) -> list[Worth]:
+    """What each precision is worth on a GPU, from the table, and which backends of ours would run it there."""
+    running = [one for library in libraries for one in library.gpu if one.device.startswith(f"{report.gpu.name} [")]
     if report.architecture is None:
         capability = report.gpu.capability or "unknown"
         reason = f"compute capability {capability} is not in the table of this version"
         return [Worth(device=report.gpu.name, precision="any", grade="unknown", reason=reason)]
     return [
-        Worth(device=report.gpu.name, precision=name, grade=fact.grade, reason=fact.reason)
+        Worth(
+            device=report.gpu.name,
+            precision=name,
+            grade=fact.grade,
+            reason=fact.reason,
+            backends=tuple(one.name for one in running if name in one.precisions),
+        )
         for name, fact in report.architecture.precisions.items()
     ]
 
@@ -292,7 +319,7 @@ def advise(
             + "a second int8 engine to choose from"
         )
         steps.append(Advice(why=why, command="pip install 'edge-fer[openvino]'"))
-    steps += [step for report in gpus for step in _advise_gpu(report)]
+    steps += [step for report in gpus for step in _advise_gpu(report, machine, libraries)]
     if search.finding.startswith("nvidia-smi fails"):
         steps.append(Advice(why=f"the NVIDIA driver does not work: {search.finding}; reinstall it, or reboot"))
     if (torch := by_name.get("torch")) is not None and not torch.distributions:
@@ -304,11 +331,31 @@ def advise(
     return steps
 
 
-def _advise_gpu(report: GpuReport) -> list[Advice]:
-    """What fits a GPU. No line here makes this version of edge-fer use it, and each says so."""
-    lines = report.architecture.install if report.architecture else ()
-    where = f"planning for the {report.gpu.name}, in an environment of its own (edge-fer does not use it yet)"
-    return [Advice(why=f"{where}: {line.what}", command=line.command) for line in lines]
+def _advise_gpu(report: GpuReport, machine: Machine, libraries: Sequence[Library]) -> list[Advice]:
+    """Lines that fit the GPU, this Python and this driver; a line that does not fit says what it would need.
+
+    Of several for the same backend the first that fits is shown; none once a backend of ours runs there.
+    """
+    if report.architecture is None:
+        return []
+    if any(one.device.startswith(f"{report.gpu.name} [") for library in libraries for one in library.gpu):
+        return []
+    python = ".".join(machine.python.split()[-1].split(".")[:2])
+    system = f"{platform.system()} {machine.architecture}"
+    judged = [(line, line.misfits(python, system, report.gpu.driver)) for line in report.architecture.install]
+    steps: list[Advice] = []
+    served: set[str] = set()
+    fits = {line.backend for line, misfits in judged if not misfits}
+    for line, misfits in judged:
+        if line.backend and (line.backend in served or (misfits and line.backend in fits)):
+            continue
+        if not misfits:
+            served.add(line.backend)
+        needs = f" ({'; '.join(misfits)})" if misfits else ""
+        used = f", for --backend {line.backend}" if line.backend else ""
+        why = f"for the {report.gpu.name}, in an environment of its own: {line.what}{used}{needs}"
+        steps.append(Advice(why=why, command=line.command))
+    return steps
 
 
 def _shipped(measure: bool, threads: int) -> tuple[str, tuple[Timing, ...]]:

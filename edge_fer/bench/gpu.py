@@ -44,10 +44,40 @@ class LastVersion(Fact):
 
 
 class Install(Fact):
-    """A line that installs what fits an architecture; ``what`` names it as a noun phrase."""
+    """A line that installs what fits an architecture.
+
+    Attributes:
+        what: names it as a noun phrase.
+        backend: ours that uses it, as ``--backend`` takes it; empty for what only compiles or trains.
+        python: versions of Python that there are wheels for; empty for any.
+        systems: ``platform.system()`` and ``platform.machine()`` that there are wheels for.
+        driver: the oldest driver branch that it works with.
+    """
 
     what: str
     command: str
+    backend: str = ""
+    python: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ("Linux x86_64",)
+    driver: int = 0
+
+    def misfits(self, python: str, system: str, driver: str) -> tuple[str, ...]:
+        """Why the line does not work on a machine as it is, as phrases; empty when it does.
+
+        Args:
+            python: version, as ``3.11``.
+            system: as ``Linux x86_64``.
+            driver: version that nvidia-smi prints, as ``470.223.02``.
+        """
+        found = []
+        if self.python and python not in self.python:
+            found.append(f"it needs Python {' or '.join(self.python)}, and this is {python}")
+        if system not in self.systems:
+            found.append(f"there are wheels for {' and '.join(self.systems)} only, and this is {system}")
+        branch = driver.partition(".")[0]
+        if self.driver and branch.isdigit() and int(branch) < self.driver:
+            found.append(f"it needs a driver from R{self.driver} on, and this is {driver}")
+        return tuple(found)
 
 
 class Note(Fact):

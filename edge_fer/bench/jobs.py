@@ -124,6 +124,8 @@ class EngineJob:
             from edge_fer.compile.executed import layers_by_precision
 
             return layers_by_precision(self._engine.compiled)  # type: ignore[attr-defined]
+        if self._engine.manifest.backend != "onnxruntime":
+            return {}  # `layers.json` beside a plan says it in TensorRT's own words
         try:
             import onnx
 

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_fer.backends.child import Child, ChildFailed
+from edge_fer.backends.dialects import DIALECTS
+from edge_fer.backends.gpu import ON_GPU_BACKENDS
+from edge_fer.backends.registry import BACKENDS, backend_module, require
 from edge_fer.bench.plan import Case, Plan
 from edge_fer.bench.prepare import PreparedModel, prepare
 from edge_fer.core.errors import EdgeFerError
@@ -83,12 +86,17 @@ def run_plan(
     progress: Progress,
     models: Mapping[str, PreparedModel | str] | None = None,
 ) -> list[Outcome]:
-    """Measure every case of a plan. A single case never raises: its sentence stands in ``Outcome.error``.
+    """Measure every case of a plan. A single case never raises: its sentence stands in ``Outcome.error``. But a plan
+    for a GPU that is not here is wrong as a whole.
 
     Args:
         data, split: labelled faces, for the accuracy of trained models.
         models: what :func:`prepare_models` gave for this plan, where the caller needs it too.
+
+    Raises:
+        DeviceError: a case wants a GPU, and there is none, or its library is missing.
     """
+    check_gpu(plan)
     outcomes = [Outcome(case) for case in plan.cases()]
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
         # torch.compile translates and compiles for a minute; what it made in the first process serves the next ones.
@@ -111,6 +119,17 @@ def run_plan(
         if data is not None:
             each("accuracy", lambda rig: rig.score(data, split))
     return outcomes
+
+
+def check_gpu(plan: Plan) -> None:
+    """Refuse a plan with cases for a GPU on a machine that cannot run them, before anything is prepared.
+
+    Raises:
+        DeviceError: one sentence.
+    """
+    for runtime in dict.fromkeys(case.runtime for case in plan.cases()):
+        if runtime in ON_GPU_BACKENDS:
+            require(runtime)
 
 
 def prepare_models(plan: Plan, folder: Path, progress: Progress) -> dict[str, PreparedModel | str]:
@@ -184,6 +203,14 @@ class _Rig:
         outcome.predictions, outcome.labels = answer["predictions"], answer["labels"]
 
 
+def _form(case: Case) -> str:
+    """Which form of a model a case reads."""
+    if case.runtime not in BACKENDS:
+        return "int8" if case.precision == "int8" else "fp32"
+    kind = str(backend_module(case.runtime, "build").onnx_form(case.precision))
+    return "int8-trt" if kind == "int8" and DIALECTS[case.runtime] == "trt" else kind
+
+
 def _describe(outcome: Outcome, model: PreparedModel) -> dict[str, Any]:
     """What a worker needs to open a case.
 
@@ -204,9 +231,13 @@ def _describe(outcome: Outcome, model: PreparedModel) -> dict[str, Any]:
         description["checkpoint"] = str(model.checkpoint)
         outcome.file_bytes = model.checkpoint.stat().st_size
         return description
-    form = model.onnx.get("int8" if case.precision == "int8" else "fp32")
+    try:
+        key = _form(case)
+    except EdgeFerError as error:
+        raise ChildFailed(str(error)) from None
+    form = model.onnx.get(key)
     if form is None:
-        raise ChildFailed(f"the bundle has no {case.precision} form")
+        raise ChildFailed(f"the bundle has no {key} form")
     description["onnx"] = str(form)
     outcome.file_bytes = form.stat().st_size
     return description

@@ -14,7 +14,17 @@ from edge_fer.core.bundle import find_bundle
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.spec import Frozen
 
-Runtime = Literal["torch", "torch-compile", "onnxruntime", "openvino", "benchmark-app"]
+Runtime = Literal[
+    "torch",
+    "torch-compile",
+    "onnxruntime",
+    "openvino",
+    "benchmark-app",
+    "tensorrt",
+    "onnxruntime-cuda",
+    "onnxruntime-cuda-graph",
+    "onnxruntime-tensorrt",
+]
 """``torch`` is eager; ``benchmark-app`` is OpenVINO's own tool on the same network, the yardstick of our calls."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_fer.backends.dialects import form_key
 from edge_fer.bench.plan import ModelEntry
 from edge_fer.core.bundle import find_bundle, open_bundle
 from edge_fer.core.errors import MissingDependencyError
@@ -18,7 +19,7 @@ class PreparedModel:
     Attributes:
         spec: its contract.
         bundle: folder of a bundle, when it is one.
-        onnx: precision -> ONNX file (``fp32`` and, where it could be made, ``int8``).
+        onnx: ONNX files by :func:`edge_fer.backends.dialects.form_key`: ``fp32``, and those that could be made.
         checkpoint: weights for torch; ``None`` when they are not at hand.
         trained: false for untrained weights, whose accuracy means nothing.
     """
@@ -50,9 +51,7 @@ def prepare(entry: ModelEntry, folder: Path) -> PreparedModel:
 def _from_bundle(name: str) -> PreparedModel:
     path = find_bundle(name)
     bundle = open_bundle(path)
-    onnx: dict[str, Path] = {
-        v.precision: bundle.file(v.file) for v in bundle.manifest.variants if v.dialect in ("any", "cpu")
-    }
+    onnx: dict[str, Path] = {form_key(v): bundle.file(v.file) for v in bundle.manifest.variants}
     checkpoint: Path | None = None
     try:
         from edge_fer.core.errors import CheckpointError
@@ -99,7 +98,7 @@ def _untrained(entry: ModelEntry, folder: Path) -> PreparedModel:
     checkpoint = folder / f"{spec.name}.safetensors"
     save_checkpoint(checkpoint, spec, {}, network)
     model = export_onnx(network, spec)
-    files = {"fp32": folder / f"{spec.name}.fp32.onnx", "int8": folder / f"{spec.name}.int8.onnx"}
+    files = {key: folder / f"{spec.name}.{key}.onnx" for key in ("fp32", "int8", "int8-trt")}
     onnx.save(model, files["fp32"])
     # The ranges of a few real faces: untrained weights have no accuracy to lose, and speed does not depend on them.
     faces = face_batch(canary_images(), spec.preprocess)
@@ -107,4 +106,5 @@ def _untrained(entry: ModelEntry, folder: Path) -> PreparedModel:
     ranges = choose_ranges(collect(model, plan.measured, lambda: iter([faces])), plan, "minmax")
     thresholds = {name: found.threshold for name, found in ranges.items()}
     onnx.save(quantize_int8(model, plan, thresholds, "cpu"), files["int8"])
+    onnx.save(quantize_int8(model, plan, thresholds, "trt"), files["int8-trt"])
     return PreparedModel(spec, None, files, checkpoint, trained=False)

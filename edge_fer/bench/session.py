@@ -12,7 +12,7 @@ from edge_fer.bench.conditions import disturbance, look, ticks
 from edge_fer.bench.device import describe_machine
 from edge_fer.bench.jobs import measure
 from edge_fer.bench.layers import LayerCost, layer_costs
-from edge_fer.bench.measure import Progress, prepare_models, run_plan
+from edge_fer.bench.measure import Progress, check_gpu, prepare_models, run_plan
 from edge_fer.bench.peaks import CpuPeaks, measure_peaks
 from edge_fer.bench.plan import Plan
 from edge_fer.bench.prepare import PreparedModel
@@ -56,6 +56,7 @@ def run_benchmark(
     clock = statistics.median(measure(_nothing, OVERHEAD_S, 1000)) / 1e3
     machine = describe_machine()
     before, began = look(machine.noise), ticks()
+    check_gpu(plan)
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
         models = prepare_models(plan, Path(folder), progress)
         outcomes = run_plan(plan, data=data, split=split, progress=progress, models=models)

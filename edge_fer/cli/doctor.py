@@ -89,7 +89,7 @@ def _gpu(console: Console, report: GpuReport, use: str) -> None:
     table = _section(console, escape(gpu.name))
     origin = {"driver": "", "table": " (from our table: this driver does not tell)", "unknown": ""}[gpu.capability_from]
     name = f", {report.architecture.name}" if report.architecture else ""
-    table.add_row("use", f"[yellow]{use}[/]")
+    table.add_row("use", f"[yellow]{escape(use)}[/]")
     table.add_row("driver", gpu.driver)
     table.add_row("capability", f"{gpu.capability or 'unknown'}{name}{origin}")
     table.add_row("memory", f"{gpu.memory_mb} MiB" if gpu.memory_mb else "unknown")
@@ -123,9 +123,10 @@ def _libraries(console: Console, report: DoctorReport) -> None:
             lines.append(f"lists {escape(', '.join(library.listed))}")
         lines += [f"[green]runs on {escape(device)}[/]" for device in library.devices]
         if library.used:
-            lines.append(f"edge-fer uses only {library.used} in this version")
+            lines.append(f"--backend {library.name} uses only {library.used}")
         lines += [f"[yellow]{escape(problem)}[/]" for problem in library.problems]
         lines += [f"precisions: {', '.join(library.precisions)}"] if library.precisions else []
+        lines += [f"--backend {one.name} on {escape(one.device)}: {', '.join(one.precisions)}" for one in library.gpu]
         table.add_row(library.name, "\n".join(lines))
     table.add_row("packages", ", ".join(f"{name} {version}" for name, version in report.packages.items()))
     console.print(table, highlight=False)

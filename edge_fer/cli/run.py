@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge_fer.core.engine import Engine
+    from edge_fer.runtime.cuda_loop import CudaLoop
     from edge_fer.runtime.detectors.base import FaceDetector
-    from edge_fer.runtime.frames import FrameSource, SourceInfo
+    from edge_fer.runtime.frames import FrameSource, PictureMemory, SourceInfo
 
 DEMO = Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
 
@@ -38,11 +39,19 @@ def run(
     ),
     demo: bool = typer.Option(False, "--demo", help="The clip that ships with edge-fer."),
     engine: str | None = typer.Option(None, help="Bundle or engine: a folder, or a shipped model's name."),
-    backend: str = typer.Option("auto", help="auto (the fastest measured here), onnxruntime, openvino."),
+    device: str = typer.Option(
+        "cpu",
+        help="Where faces are cropped and labelled: cpu, or cuda[:N] with frames decoded into memory that the GPU "
+        "reads (an engine of tensorrt); pycuda[:N] goes through that package.",
+    ),
+    backend: str = typer.Option(
+        "auto", help="auto (the fastest measured here; with --device cuda: tensorrt), onnxruntime, openvino, tensorrt."
+    ),
     precision: str = typer.Option("auto", help="auto, fp32, bf16, fp16, int8."),
     detector: str = typer.Option(
         "edge-fer-face",
-        help="edge-fer-face (ours; =BUNDLE: another one), haar, yunet=FILE.onnx, or none (the frame is the face).",
+        help="edge-fer-face (ours; =BUNDLE: another one), haar, yunet (after `edge-fer fetch yunet`, or =FILE.onnx), "
+        "or none (the frame is the face).",
     ),
     min_face: int | None = typer.Option(
         None, min=16, help="Smallest face wanted, in pixels. Default: a ninth of the frame's height."
@@ -93,6 +102,7 @@ def run(
         raise UsageError("--raw and --source - belong together.", fix="--source - --raw 640x480:bgr24@30")
     import os
     import signal
+    from contextlib import nullcontext
 
     import cv2
     from rich.console import Console
@@ -111,6 +121,7 @@ def run(
     cv2.setNumThreads(1)
     every = _interval(detect_every)
     wanted = Wanted(shown, save, jsonl, csv, summary, timeline, web, metrics)
+    gpu = _open_gpu(device)
     outputs = Outputs(wanted, console)
     failure: EdgeFerError | None = None
     face_detector: FaceDetector | None = None
@@ -118,25 +129,30 @@ def run(
     try:
         pool_size, where = Pipeline.frames_held(wanted.most_sinks), str(DEMO) if demo else source
         paced = shown or web is not None
-        frames = _source(where, camera, raw, pool_size, camera_size, camera_fps, paced=paced)
+        memory = gpu.pictures if gpu is not None else None
+        frames = _source(where, camera, raw, pool_size, camera_size, camera_fps, paced=paced, memory=memory)
     except BaseException:
         outputs.close()
+        if gpu is not None:
+            gpu.close()
         raise
     try:
         face_detector = _open_detector(detector, min_face or max(24, frames.info.height // 9), frames.info, console)
-        runner, why = _open(engine, backend, precision, engine_threads, console)
-        with runner:
+        runner, why = _open(engine, _backend(backend, gpu), precision, engine_threads, console)
+        with runner, gpu.stage(runner) if gpu is not None else nullcontext() as stage:
             manifest = runner.manifest
             sinks, tell = outputs.open(frames, manifest)
             size = f"{frames.info.width}x{frames.info.height}"
             rate = f" at {frames.info.fps:.0f} fps" if frames.info.fps else ""
+            where_to = f"{engine_threads} thread{'s' * (engine_threads > 1)}" if gpu is None else gpu.device.info.name
             console.print(
-                f"[bold]{manifest.model.name}[/] on {manifest.backend} {manifest.precision}, {engine_threads} "
-                f"thread{'s' * (engine_threads > 1)} ({why})\n{frames.info.description}, {size}{rate}; "
-                f"detector {face_detector.name}",
+                f"[bold]{manifest.model.name}[/] on {manifest.backend} {manifest.precision}, {where_to} ({why})\n"
+                f"{frames.info.description}, {size}{rate}; detector {face_detector.name}",
                 highlight=False,
             )
-            pipeline = Pipeline(frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, on_state=tell)
+            pipeline = Pipeline(
+                frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, stage=stage, on_state=tell
+            )
             outputs.start(pipeline, frames, manifest, detector=face_detector.name, threads=engine_threads)
             previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             for number in previous:
@@ -154,6 +170,8 @@ def run(
         if (close := getattr(face_detector, "close", None)) is not None:
             close()
         outputs.close()
+        if gpu is not None:
+            gpu.close()
     unwritten: EdgeFerError | None = None
     try:
         outputs.report(pipeline, frames, manifest, failure)
@@ -190,6 +208,20 @@ def _ender(stop: Callable[[], None]) -> Callable[[int, object], None]:
         stop()
 
     return handle
+
+
+def _open_gpu(device: str) -> CudaLoop | None:
+    """The GPU, before anything else: without a driver there is nothing to wait for."""
+    from edge_fer.runtime.cuda_loop import open_cuda_loop, parse_device
+
+    chosen = parse_device(device)
+    return open_cuda_loop(*chosen) if chosen is not None else None
+
+
+def _backend(backend: str, gpu: CudaLoop | None) -> str:
+    from edge_fer.runtime.cuda_loop import BACKEND
+
+    return BACKEND if backend == "auto" and gpu is not None else backend
 
 
 def _open(engine: str | None, backend: str, precision: str, threads: int, console: Console) -> tuple[Engine, str]:
@@ -230,16 +262,18 @@ def _source(
     camera_fps: float,
     *,
     paced: bool,
+    memory: PictureMemory | None,
 ) -> FrameSource:
     if camera is not None:
         from edge_fer.runtime.sources.camera import open_camera, parse_size
 
-        return open_camera(camera, pool_size=pool_size, size=parse_size(camera_size), fps=camera_fps)
+        size = parse_size(camera_size)
+        return open_camera(camera, pool_size=pool_size, size=size, fps=camera_fps, memory=memory)
     if raw is not None:
         from edge_fer.runtime.sources.raw_stdin import RawStdin, parse_raw
 
-        return RawStdin(parse_raw(raw), pool_size=pool_size)
+        return RawStdin(parse_raw(raw), pool_size=pool_size, memory=memory)
     assert source is not None
     from edge_fer.runtime.sources.choose import open_source
 
-    return open_source(source, pool_size=pool_size, paced=paced)
+    return open_source(source, pool_size=pool_size, paced=paced, memory=memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,8 +19,8 @@ MEANING = {
     "detect": "search the whole picture",
     "follow": "search around the last boxes",
     "crop": "crop, resize, normalise",
-    "infer": "the network",
-    "track": "softmax, smoothing",
+    "infer": "the network, softmax",
+    "track": "smoothing",
 }
 
 
@@ -65,6 +66,7 @@ def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInf
         "first_label_ms": stats.first_label_ms,
         "age_ms": _times(stats.age.percentiles()),
         "stages_ms": {name: _times(reservoir.percentiles()) for name, reservoir in stats.stages.items()},
+        "copies": asdict(stats.copies) if stats.copies is not None else None,
         "sinks": [{"name": r.sink.name, "written": r.written, "dropped": r.dropped} for r in pipeline.runners],
         "overall": {"label": next(iter(overall)), "faces": stats.faces, "mean_scores": overall} if overall else None,
         "tracks": [
@@ -114,6 +116,8 @@ def print_summary(console: Console, pipeline: Pipeline, labels: tuple[str, ...])
             "each face.",
             highlight=False,
         )
+    for note in pipeline.stage.notes():
+        console.print(note, highlight=False)
     for runner in pipeline.runners:
         if runner.dropped:
             console.print(

@@ -22,10 +22,14 @@ def train(
     set_: list[str] = typer.Option([], "--set", help="Override a key of the recipe, e.g. --set epochs=3. Repeatable."),
     teacher: Path | None = typer.Option(None, help="For a detector: YuNet's ONNX file, which labels the pictures."),
     small_faces: Path | None = typer.Option(None, help="For a detector: crops of low resolution, such as FER-2013's."),
-    init: Path | None = typer.Option(None, help="For a detector: a checkpoint to begin with, instead of from scratch."),
+    init: Path | None = typer.Option(
+        None,
+        help="Weights to begin with. A classifier takes the trunk, also of torchvision's files, not the last layer.",
+    ),
     device: str = typer.Option("cpu", help="A torch device: cpu, cuda, cuda:1."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads; default: all cores."),
     fresh: bool = typer.Option(False, "--fresh", help="Start again even if the folder holds an unfinished run."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write TensorBoard's event files as well."),
 ) -> None:
     """Train a network from a recipe; resumable, with the held-out part chosen by the recipe.
 
@@ -41,16 +45,21 @@ def train(
     from edge_fer.data.datasets import open_dataset
     from edge_fer.data.split import holdout
     from edge_fer.train.curve import plot_log
+    from edge_fer.train.event_log import EventLog
     from edge_fer.train.loop import EpochLog, Trainer
     from edge_fer.train.recipe import load_recipe, recipe_task, save_recipe
 
     console = Console()
     if recipe_task(recipe) == "detection":
+        if tensorboard:
+            raise UsageError("--tensorboard is for a classifier's recipe.", fix="A detector's figures are in log.csv.")
         _train_detector(console, recipe, data, teacher, small_faces, init, out, set_, device, threads, fresh)
         return
-    if teacher is not None or small_faces is not None or init is not None:
-        raise UsageError("--teacher, --small-faces and --init are for a detector's recipe.", fix="--recipe detector")
+    if teacher is not None or small_faces is not None:
+        raise UsageError("--teacher and --small-faces are for a detector's recipe.", fix="--recipe detector")
     plan = load_recipe(recipe, overrides=set_)
+    if init is not None:
+        plan = plan.model_copy(update={"init": str(init)})
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")
     if threads is not None:
@@ -62,9 +71,18 @@ def train(
     trainer = Trainer(plan, rest, held, folder, device=device)
     if not fresh and trainer.resume():
         console.print(f"Continuing {folder} at epoch {trainer.epoch} of {plan.epochs}.")
+    elif trainer.initial is not None:
+        loaded = trainer.initial
+        console.print(
+            f"Beginning with {loaded.taken} tensors of {plan.init}{', its colours added up' if loaded.grey else ''}; "
+            f"not in it: {', '.join(dict.fromkeys(name.split('.')[0] for name in loaded.fresh))}."
+        )
     save_recipe(folder / "recipe.yaml", plan)
+    events = EventLog(folder, trainer.epoch) if tensorboard else None
 
     def progress(row: EpochLog) -> None:
+        if events is not None:
+            events.add(row)
         left = (plan.epochs - row.epoch - 1) * row.seconds
         console.print(
             f"epoch {row.epoch + 1:>3}/{plan.epochs}  loss {row.train_loss:.3f}  held-out top-1 {row.val_top1:7.2%}  "
@@ -72,6 +90,10 @@ def train(
         )
 
     trainer.run(progress)
+    if events is not None:
+        events.close()
+    if trainer.stalled:
+        console.print(f"Stopped after epoch {trainer.epoch}: {plan.patience} epochs without a better held-out top-1.")
     plot_log(folder / "curve.png", trainer.log, plan.model.name)
     console.print(f"Best held-out top-1 {trainer.best:.2%}: {folder / 'best.safetensors'}")
     console.print(f"Next: edge-fer compile {folder / 'best.safetensors'} --calibration {data} --data {data}")
@@ -105,7 +127,7 @@ def _train_detector(
     if teacher is None:
         raise UsageError(
             "A detector is trained on pictures that a teacher labels, and none was named.",
-            fix="--teacher face_detection_yunet.onnx",
+            fix="--teacher face_detection_yunet.onnx (see `edge-fer fetch yunet`)",
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")

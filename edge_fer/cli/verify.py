@@ -16,8 +16,10 @@ def verify(
     data: Path | None = typer.Option(None, help="The labelled faces of the certificate, to repeat its accuracy."),
     split: str | None = typer.Option(None, help="Part of the data, such as test."),
     threads: int = typer.Option(1, min=1, help="Threads of the engines."),
+    timing: bool = typer.Option(True, "--timing/--no-timing", help="Time every engine here as well."),
 ) -> None:
-    """Repeat a bundle's checks here: hashes, canary on every engine, accuracy with --data. Exit 3 when one fails."""
+    """Repeat a bundle's checks here: hashes, canary and speed of every engine; with --data accuracy, agreement with
+    fp32 and the gate. Exit 3 when one fails."""
     from rich.console import Console
     from rich.table import Table
 
@@ -30,7 +32,11 @@ def verify(
     samples = None if data is None else open_dataset(data, split)
     with console.status("checking") as status:
         checks = recheck(
-            path, threads=threads, samples=samples, progress=lambda text: status.update(f"checking {text}")
+            path,
+            threads=threads,
+            samples=samples,
+            timing=timing,
+            progress=lambda text: status.update(f"checking {text}"),
         )
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for check in checks:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from edge_fer.compile.align import align_channels
 from edge_fer.compile.calibrate import Batches, open_session
 from edge_fer.compile.graph import Array, Graph, rebuilt
 from edge_fer.compile.plan import Dialect, Plan
@@ -44,6 +45,8 @@ def measure_shifts(
     Raises:
         CalibrationError: there are no batches.
     """
+    if dialect == "cpu":
+        model, plan = align_channels(model, plan)  # as quantize_int8 does: it changes the scales of such weights
     graph = Graph(model)
     layers = [node for node in graph.nodes if node.name in plan.layers and node.op_type in ("Conv", "Gemm")]
     watched = _with_twins(graph, layers, plan, thresholds, dialect)

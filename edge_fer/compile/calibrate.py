@@ -1,9 +1,10 @@
 """Measure the ranges of a network's tensors over a calibration set, and keep them in one documented file.
 
 ``calibration.json`` holds, per tensor, what was seen (``minimum``, ``maximum``) and what is represented (``threshold``:
-the largest magnitude), the method, the layers that stay in floating point because int8 hurt them, what bias correction
-adds to the biases of the ``cpu`` form where it was asked for, and the hashes of the network and of the samples that
-prove that they belong together. Every int8 form of a bundle comes from this one file.
+the largest magnitude), the method, the layers that stay in floating point because int8 hurt them (``float_layers``) or,
+in the ``cpu`` form alone, because int8 made them slower where the bundle was compiled (``cpu_float_layers``), what bias
+correction adds to the biases of the ``cpu`` form where it was asked for, and the hashes of the network and of the
+samples that prove that they belong together. Every int8 form of a bundle comes from this one file.
 """
 
 from __future__ import annotations
@@ -57,10 +58,16 @@ class Calibration(Frozen):
     sample_ids: tuple[str, ...]
     tensors: dict[str, TensorRange]
     float_layers: tuple[str, ...] = ()
+    cpu_float_layers: tuple[str, ...] = ()
     bias_shifts: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
     def thresholds(self) -> dict[str, float]:
         return {name: tensor.threshold for name, tensor in self.tensors.items()}
+
+    @property
+    def cpu_float(self) -> tuple[str, ...]:
+        """Every layer that the ``cpu`` form computes in floating point, in alphabetical order."""
+        return tuple(sorted({*self.float_layers, *self.cpu_float_layers}))
 
 
 def calibrate(

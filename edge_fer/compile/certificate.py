@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from edge_fer import __version__
+from edge_fer.backends.dialects import canary_key
 from edge_fer.compile.calibrate import open_session, run_logits, write_calibration
 from edge_fer.compile.canary_faces import FILE as CANARY_FILE
 from edge_fer.compile.canary_faces import canary_images, canary_record, face_batch
 from edge_fer.compile.export_onnx import OPSET
-from edge_fer.compile.forms import FP32, INT8_CPU, Forms
+from edge_fer.compile.forms import FP32, INT8_CPU, INT8_TRT, Forms
 from edge_fer.compile.graph import count_macs
 from edge_fer.compile.verify import Logits, Verified
 from edge_fer.core.bundle import Canary, record_files, write_canary
@@ -21,6 +22,7 @@ from edge_fer.core.manifest import (
     CalibrationRecord,
     CheckpointRecord,
     GateRecord,
+    LadderRecord,
     ParityRecord,
     write_manifest,
 )
@@ -36,6 +38,7 @@ def write_certificate(
     verified: Sequence[Verified],
     torch_parity: ParityRecord,
     gate: GateRecord | None,
+    ladder: LadderRecord | None = None,
 ) -> tuple[BundleManifest, dict[str, float]]:
     """Write canary, calibration and manifest beside the ONNX files in ``folder``.
 
@@ -80,6 +83,7 @@ def write_certificate(
         parity=(torch_parity, *(item.parity for item in verified if item.parity is not None)),
         accuracy=tuple(item.accuracy for item in verified if item.accuracy is not None),
         gate=gate,
+        ladder=ladder,
     )
     write_manifest(folder, manifest)
     return manifest, gaps
@@ -91,6 +95,9 @@ def canary_logits(forms: Forms, checkpoint: Checkpoint) -> dict[str, Logits]:
     stored = {"fp32": run_logits(open_session(forms.models[FP32], 1, literal=True), inputs)}
     if INT8_CPU in forms.models:
         stored["int8"] = run_logits(open_session(forms.models[INT8_CPU], 1, literal=True), inputs)
+    if INT8_TRT in forms.models:
+        # Other grids than the CPU's: what TensorRT is held to.
+        stored["int8-trt"] = run_logits(open_session(forms.models[INT8_TRT], 1, literal=True), inputs)
     return stored
 
 
@@ -98,5 +105,5 @@ def canary_gap(item: Verified, stored: dict[str, Logits]) -> float:
     """Largest difference to the stored logits; half precisions are compared with fp32's."""
     if item.canary_logits is None:
         raise ValueError("the candidate gave no logits")
-    expected = stored.get(item.candidate.precision, stored["fp32"])
+    expected = stored.get(canary_key(item.candidate.backend, item.candidate.precision), stored["fp32"])
     return float(np.abs(item.canary_logits - expected).max())

@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from edge_fer import __version__
 from edge_fer.backends.choose import choose
+from edge_fer.backends.dialects import canary_key, form_key
 from edge_fer.backends.registry import open_onnx
 from edge_fer.compile.calibrate import (
     DEFAULT_METHOD,
@@ -86,9 +87,8 @@ def compile_detector(request: CompileRequest, progress: Progress | None = None) 
     with atomic_folder(out) as folder:
         forms.save(folder)
         stored: dict[str, NDArray[np.float32]] = {
-            variant.precision: run_logits(open_session(form, 1, literal=True), canary_input)
+            form_key(variant): run_logits(open_session(form, 1, literal=True), canary_input)
             for variant, form in forms.models.items()
-            if variant.dialect != "trt"
         }
         held = _hold(request, folder, spec, forms, inputs, stored, step)
         manifest = _certificate(folder, checkpoint, forms, pictures, held, stored, canary)
@@ -221,7 +221,7 @@ def _hold(
                 raise
             held.append(HeldReport(backend=candidate.backend, precision=candidate.precision, error=str(error)))
             continue
-        expected = stored.get(candidate.precision, stored["fp32"])
+        expected = stored[canary_key(candidate.backend, candidate.precision)]
         canary_gap = float(np.abs(outputs[:1] - expected).max())
         if reference is None:
             reference = outputs

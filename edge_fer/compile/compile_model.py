@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge_fer.backends.choose import Candidate as Timed
-from edge_fer.backends.choose import choose
+from edge_fer.backends.choose import Choice, candidates, remember
+from edge_fer.backends.race import Stopwatch
+from edge_fer.backends.registry import open_engine
 from edge_fer.compile.calibrate import open_session, run_logits
 from edge_fer.compile.certificate import write_certificate
+from edge_fer.compile.decide import chosen_trial
 from edge_fer.compile.export_onnx import check_parity, export_onnx
 from edge_fer.compile.forms import Forms, make_forms
+from edge_fer.compile.heats import Heats
 from edge_fer.compile.ladder import climb
 from edge_fer.compile.report import CandidateReport, CompileReport
 from edge_fer.compile.request import CompileRequest, check_out
@@ -26,9 +30,9 @@ from edge_fer.compile.verify import (
     candidates_here,
 )
 from edge_fer.core.bundle import Bundle, open_bundle
-from edge_fer.core.errors import DeviceError, UsageError
+from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.files import atomic_folder
-from edge_fer.core.manifest import MANIFEST, ParityRecord
+from edge_fer.core.manifest import MANIFEST, LadderRecord, ParityRecord, TrialRecord
 from edge_fer.data.datasets import open_dataset
 from edge_fer.data.samples import Samples
 from edge_fer.evaluate.predict import fill, match_labels
@@ -39,8 +43,13 @@ PARITY_SAMPLES = 128
 SENSITIVITY_SAMPLES = 64
 
 
-def compile_model(request: CompileRequest, progress: Progress | None = None) -> CompileReport:
+def compile_model(
+    request: CompileRequest, progress: Progress | None = None, stopwatch: Stopwatch | None = None
+) -> CompileReport:
     """Compile one checkpoint; the bundle appears whole or not at all.
+
+    Args:
+        stopwatch: what times engines; by default they really run (:func:`edge_fer.backends.race.race`).
 
     Raises:
         EdgeFerError: its subclasses say in one sentence what was wrong with the request, a file or this machine.
@@ -60,6 +69,9 @@ def compile_model(request: CompileRequest, progress: Progress | None = None) -> 
     step("Exporting to ONNX", 0, 0)
     model = export_onnx(checkpoint.model, spec)
     forms = make_forms(request, spec, model, step)
+    heats = Heats(request, spec, step, stopwatch) if request.build and request.backend != "tensorrt" else None
+    if heats is not None:
+        heats.settle_mixture(forms)
     faces = data if data is not None else (forms.faces.samples() if forms.faces is not None else canary_samples())
     step("Comparing with torch", 0, 0)
     torch_parity = _torch_parity(checkpoint, model, faces)
@@ -77,13 +89,14 @@ def compile_model(request: CompileRequest, progress: Progress | None = None) -> 
         verified = verifier.run(candidates_here(forms.models, request.host_backend))
         blame_on = _inputs(checkpoint, faces, SENSITIVITY_SAMPLES)
         verified, gate, attempts = climb(request, forms, verifier, verified, blame_on, step)
-        manifest, gaps = write_certificate(folder, checkpoint, forms, verified, torch_parity, gate)
+        ladder = heats.verdict(forms, verified, gate, attempts) if heats is not None else None
+        manifest, gaps = write_certificate(folder, checkpoint, forms, verified, torch_parity, gate, ladder)
         # What a rung that did not pass left behind must not travel.
         listed = {MANIFEST, *(record.name for record in manifest.files)}
         for stale in [path for path in folder.iterdir() if path.name not in listed]:
             stale.unlink()
     bundle = open_bundle(out)
-    timed, chosen, reason = _choose(request, bundle, step, forms)
+    chosen, reason = _settle(request, bundle, ladder, step)
     return CompileReport(
         bundle=str(out),
         model=spec.name,
@@ -93,9 +106,10 @@ def compile_model(request: CompileRequest, progress: Progress | None = None) -> 
         checkpoint_bytes=checkpoint.path.stat().st_size,
         torch_parity=torch_parity,
         calibration=_calibration_sentence(forms),
-        candidates=tuple(_candidate_report(item, bundle, gaps, timed, chosen) for item in verified),
+        candidates=tuple(_candidate_report(item, bundle, gaps, ladder, chosen) for item in verified),
         gate=gate,
         attempts=tuple(attempts),
+        ladder=ladder,
         assumptions=checkpoint.assumptions,
         notes=tuple(forms.notes),
         reason=reason,
@@ -135,45 +149,71 @@ def _torch_parity(checkpoint: Checkpoint, model: ModelProto, faces: Samples) -> 
     )
 
 
-def _choose(
-    request: CompileRequest, bundle: Bundle, step: Progress, forms: Forms
-) -> tuple[dict[tuple[str, str], Timed], tuple[str, str] | None, str]:
-    """Build and time the engines of this machine, as the first ``edge-fer run`` would, so that this one finds them.
+def _settle(
+    request: CompileRequest, bundle: Bundle, ladder: LadderRecord | None, step: Progress
+) -> tuple[tuple[str, str] | None, str]:
+    """Build the chosen engine and remember the choice, so that the first ``edge-fer run`` here finds both.
 
     Returns:
-        timings by (backend, precision), the chosen pair, and why it was chosen.
+        the chosen (backend, precision), and why it was chosen or why there is none.
     """
-    if not request.build:
-        return {}, None, "no engine was built, as asked; the first run builds it"
-    if request.backend == "tensorrt":
-        return {}, None, "TensorRT builds its engine on the machine with the GPU: copy the bundle there"
+    if ladder is None:
+        if request.backend == "tensorrt":
+            return _settle_gpu(request, bundle, step)
+        return None, "no engine was built, as asked; the first run builds it"
+    chosen = chosen_trial(ladder)
+    if chosen is None:
+        return None, ladder.reason
     try:
-        choice = choose(bundle, backend=request.backend, threads=request.threads, on_step=lambda what: step(what, 0, 0))
-    except (DeviceError, UsageError) as error:
-        return {}, None, f"no engine was built here: {error}"
-    timed = {(c.backend, c.precision): c for c in choice.candidates}
-    best, reason = choice.best, choice.reason()
-    if request.min_speedup is not None and best.precision == "int8" and best.median_us is not None:
-        floats = [c for c in choice.candidates if c.precision == "fp32" and c.median_us is not None]
-        fastest = min(floats, key=lambda c: c.median_us or 0.0, default=None)
-        if fastest is not None and fastest.median_us is not None:
-            speedup = fastest.median_us / best.median_us
-            if speedup < request.min_speedup:
-                best = fastest
-                reason = f"int8 is only {speedup:.2f} times as fast as fp32 here, less than --min-speedup"
-                forms.notes.append(reason)
-    return timed, (best.backend, best.precision), reason
+        open_engine(
+            bundle,
+            backend=chosen.backend,
+            precision=chosen.precision,
+            threads=request.threads,
+            on_build=lambda what: step(what, 0, 0),
+        ).close()
+    except EdgeFerError as error:
+        return None, f"no engine was built here: {error}"
+    rest = [trial for trial in ladder.trials if _in_bundle(trial) and trial is not chosen]
+    timed = tuple(
+        Timed(
+            backend=trial.backend,
+            precision=trial.precision,
+            median_us=trial.median_us,
+            error=trial.why if trial.median_us is None else None,
+        )
+        for trial in (chosen, *rest)
+    )
+    decided = f"chosen when it was compiled here: {ladder.reason}"
+    remember(bundle, Choice(candidates=timed, decided=decided), backend=request.backend, threads=request.threads)
+    return (chosen.backend, chosen.precision), ladder.reason
+
+
+def _settle_gpu(request: CompileRequest, bundle: Bundle, step: Progress) -> tuple[tuple[str, str] | None, str]:
+    """Let TensorRT build the bundle's smallest form, where that was asked for; see :func:`_settle`."""
+    if not request.build:
+        return None, "TensorRT builds its engine on the machine with the GPU: copy the bundle there"
+    offered = {precision for _, precision in candidates(bundle, "tensorrt", "auto")}
+    precision = next(kind for kind in ("int8", "fp16", "fp32") if kind in offered)
+    open_engine(
+        bundle,
+        backend="tensorrt",
+        precision=precision,
+        threads=request.threads,
+        on_build=lambda what: step(what, 0, 0),
+    ).close()
+    return ("tensorrt", precision), "TensorRT was asked for, and this is the smallest form that the GPU gains from"
 
 
 def _candidate_report(
     item: Verified,
     bundle: Bundle,
     gaps: dict[str, float],
-    timed: dict[tuple[str, str], Timed],
+    ladder: LadderRecord | None,
     chosen: tuple[str, str] | None,
 ) -> CandidateReport:
     key = (item.candidate.backend, item.candidate.precision)
-    found = timed.get(key)
+    found = _trial(ladder, key)
     return CandidateReport(
         backend=key[0],
         precision=key[1],
@@ -184,9 +224,22 @@ def _candidate_report(
         drop=item.drop.drop if item.drop is not None else None,
         drop_interval=item.drop.interval if item.drop is not None else None,
         median_us=found.median_us if found is not None else None,
-        error=item.error or (found.error if found is not None else None),
+        speedup=found.speedup if found is not None else None,
+        error=item.error or (found.why if found is not None and found.verdict == "error" else None),
         chosen=key == chosen,
     )
+
+
+def _trial(ladder: LadderRecord | None, key: tuple[str, str]) -> TrialRecord | None:
+    """What was timed of an engine of the bundle."""
+    if ladder is None:
+        return None
+    return next((t for t in ladder.trials if _in_bundle(t) and (t.backend, t.precision) == key), None)
+
+
+def _in_bundle(trial: TrialRecord) -> bool:
+    """Whether the form that was timed became part of the bundle: an int8 form that failed or was left did not."""
+    return trial.verdict != "left" and (trial.verdict != "failed" or trial.precision != "int8")
 
 
 def _calibration_sentence(forms: Forms) -> str | None:

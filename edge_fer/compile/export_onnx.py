@@ -17,6 +17,7 @@ from torch import nn
 
 from edge_fer.compile.fold import drop_identities, fold_batch_norm, fold_dense, mean_to_pool
 from edge_fer.compile.graph import canonical_names
+from edge_fer.compile.pointwise import dense_to_pointwise
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import CheckpointError, EdgeFerError
 from edge_fer.core.spec import ModelSpec
@@ -65,7 +66,7 @@ def export_onnx(model: nn.Module, spec: ModelSpec) -> ModelProto:
     if shape != (2, len(spec.labels)):
         raise CheckpointError(f"{spec.name} gives {shape[1:]} values a face for {len(spec.labels)} labels.")
     exported = _trace(model, example)
-    folded = canonical_names(fold_dense(mean_to_pool(fold_batch_norm(drop_identities(exported)))))
+    folded = canonical_names(dense_to_pointwise(fold_dense(mean_to_pool(fold_batch_norm(drop_identities(exported))))))
     _pin_interface(folded, spec)
     onnx.checker.check_model(folded, full_check=True)
     return folded

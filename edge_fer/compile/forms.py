@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,28 +83,47 @@ def make_forms(request: CompileRequest, spec: ModelSpec, model: ModelProto, step
     forms.calibration = _ranges(request, spec, model, forms, step)
     if forms.calibration is not None:
         step("Quantizing to int8", 0, 0)
-        write_int8(forms, forms.calibration.float_layers, trt=request.wants_trt)
+        write_int8(forms, trt=request.wants_trt)
     return forms
 
 
-def write_int8(forms: Forms, float_layers: Sequence[str], *, trt: bool) -> None:
-    """(Re)write the int8 forms, with some layers left in floating point."""
+def write_int8(
+    forms: Forms, *, trt: bool, float_layers: Sequence[str] | None = None, cpu_float_layers: Sequence[str] | None = None
+) -> None:
+    """(Re)write the int8 forms, with other layers left in floating point than the calibration says.
+
+    Args:
+        float_layers: because int8 harms them, in every form; ``None`` leaves them as they are.
+        cpu_float_layers: because int8 slows them down, in the ``cpu`` form; likewise.
+    """
     if forms.calibration is None:
         raise ValueError("int8 needs a calibration")
     model = forms.models[FP32]
-    forms.calibration = forms.calibration.model_copy(update={"float_layers": tuple(float_layers)})
-    plan = plan_quantisation(Graph(model), frozenset(float_layers))
-    thresholds = forms.calibration.thresholds()
-    shifts = {name: np.asarray(shift) for name, shift in forms.calibration.bias_shifts.items()}
-    forms.models[INT8_CPU] = quantize_int8(correct_biases(model, shifts), plan, thresholds, "cpu")
+    given = {"float_layers": float_layers, "cpu_float_layers": cpu_float_layers}
+    changes = {key: tuple(sorted(layers)) for key, layers in given.items() if layers is not None}
+    forms.calibration = forms.calibration.model_copy(update=changes)
+    forms.models[INT8_CPU] = cpu_form(forms, forms.calibration.cpu_float)
+    plan = plan_quantisation(Graph(model), frozenset(forms.calibration.cpu_float))
     executed = executed_by_onnxruntime(forms.models[INT8_CPU])
+    forms.notes = [note for note in forms.notes if not note.startswith("ONNX Runtime computes")]
     if executed.int8 < len(plan.layers):
-        note = f"ONNX Runtime computes {executed.int8} of the {len(plan.layers)} quantized layers in int8"
-        forms.notes = [n for n in forms.notes if not n.startswith("ONNX Runtime computes")] + [note]
+        forms.notes.append(f"ONNX Runtime computes {executed.int8} of the {len(plan.layers)} quantized layers in int8")
     if trt:
-        forms.models[INT8_TRT] = quantize_int8(model, plan, thresholds, "trt")
+        plan = plan_quantisation(Graph(model), frozenset(forms.calibration.float_layers))
+        forms.models[INT8_TRT] = quantize_int8(model, plan, forms.calibration.thresholds(), "trt")
         if violations := lint_trt(forms.models[INT8_TRT]):
             raise EdgeFerError(f"The int8 form for TensorRT breaks its rules: {violations[0]}.")
+
+
+def cpu_form(forms: Forms, float_layers: Iterable[str]) -> ModelProto:
+    """The int8 form for CPUs with these layers in floating point."""
+    if forms.calibration is None:
+        raise ValueError("int8 needs a calibration")
+    model, shifts = forms.models[FP32], forms.calibration.bias_shifts
+    plan = plan_quantisation(Graph(model), frozenset(float_layers))
+    # A layer that is not rounded has no shift to mend.
+    corrected = correct_biases(model, {name: np.asarray(shifts[name]) for name in plan.layers if name in shifts})
+    return quantize_int8(corrected, plan, forms.calibration.thresholds(), "cpu")
 
 
 def _ranges(

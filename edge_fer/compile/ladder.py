@@ -78,19 +78,22 @@ def sensitivities(
 ) -> list[Sensitivity]:
     """Leave one unit out of int8 at a time and measure what that mends on ``inputs`` (n, C, H, W).
 
+    Layers that the calibration keeps in floating point already are out of it throughout.
+
     Returns:
         those that mend anything, the largest gain per layer first.
     """
     graph = Graph(model)
     thresholds = calibration.thresholds()
+    always = frozenset(calibration.cpu_float)
     reference = run_logits(open_session(model, threads), inputs).astype(np.float64)
 
     def error_of(float_layers: frozenset[str]) -> float:
-        mixed = quantize_int8(model, plan_quantisation(graph, float_layers), thresholds, "cpu")
+        mixed = quantize_int8(model, plan_quantisation(graph, always | float_layers), thresholds, "cpu")
         return float(np.mean((run_logits(open_session(mixed, threads), inputs) - reference) ** 2))
 
     full = error_of(frozenset())
-    units = blame_units(graph)
+    units = list(dict.fromkeys(unit - always for unit in blame_units(graph) if unit - always))
     found = []
     for done, layers in enumerate(units):
         if progress is not None:
@@ -127,8 +130,9 @@ def climb(
     attempts = [_attempt(forms, gate)]
     blamed = sensitivities(forms.models[FP32], forms.calibration, inputs, threads=request.threads, progress=step)
     total = len(plan_quantisation(Graph(forms.models[FP32])).layers)
-    for kept in _rungs(blamed, total):
-        write_int8(forms, sorted(kept), trt=request.wants_trt)
+    slow = frozenset(forms.calibration.cpu_float_layers)
+    for kept in _rungs(blamed, total - len(slow)):
+        write_int8(forms, float_layers=sorted(kept), trt=request.wants_trt)
         forms.save(verifier.folder)
         int8 = [item.candidate for item in verified if item.candidate.precision == "int8"]
         others = [item for item in verified if item.candidate.precision != "int8"]
@@ -136,8 +140,9 @@ def climb(
         gate = gate_record(verified, request.max_drop, applied=True)
         attempts.append(_attempt(forms, gate))
         if gate.passed:
-            names = ", ".join(forms.calibration.float_layers)
-            forms.notes.append(f"int8 passes the gate with {len(kept)} of {total} layers kept in fp32: {names}")
+            names = ", ".join(forms.calibration.cpu_float)
+            count = len(forms.calibration.cpu_float)
+            forms.notes.append(f"int8 passes the gate with {count} of {total} layers kept in fp32: {names}")
             return verified, gate, attempts
     best = min(attempts, key=lambda a: a.drop)
     sentence = (
@@ -173,7 +178,7 @@ def _attempt(forms: Forms, gate: GateRecord) -> AttemptReport:
     if forms.calibration is None or gate.drop is None or gate.drop_interval is None:
         raise ValueError("an attempt has ranges and a drop")
     return AttemptReport(
-        float_layers=forms.calibration.float_layers,
+        float_layers=forms.calibration.cpu_float,
         drop=gate.drop,
         drop_interval=gate.drop_interval,
         harmed_classes=gate.harmed_classes,

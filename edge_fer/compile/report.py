@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edge_fer.core.manifest import AccuracyRecord, GateRecord, ParityRecord
+from edge_fer.core.manifest import AccuracyRecord, GateRecord, LadderRecord, ParityRecord
 from edge_fer.core.spec import Frozen
 
 
 class CandidateReport(Frozen):
-    """One backend in one precision. ``median_us`` is the latency of one face here; ``error`` says why it cannot run.
+    """One backend in one precision. ``median_us`` is the latency of one face here, ``speedup`` how many times as fast
+    as the fastest fp32 engine that is; ``error`` says why it cannot run.
 
     ``drop`` is the loss of top-1 against fp32 in percentage points, with its paired 95 % bootstrap interval.
     """
@@ -23,6 +24,7 @@ class CandidateReport(Frozen):
     drop: float | None = None
     drop_interval: tuple[float, float] | None = None
     median_us: float | None = None
+    speedup: float | None = None
     error: str | None = None
     chosen: bool = False
 
@@ -82,6 +84,7 @@ class CompileReport(Frozen):
         notes: what else the user should know.
         torch_parity: the ONNX graph in ONNX Runtime against torch.
         attempts: what the ladder tried, when the first int8 form did not pass the gate.
+        ladder: what was timed here, and what came of it; ``None`` when nothing was timed.
         reason: why the chosen candidate was chosen.
     """
 
@@ -96,6 +99,7 @@ class CompileReport(Frozen):
     candidates: tuple[CandidateReport, ...]
     gate: GateRecord | None
     attempts: tuple[AttemptReport, ...]
+    ladder: LadderRecord | None
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     reason: str

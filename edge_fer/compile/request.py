@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_fer.backends.registry import BACKENDS, installed_version
+from edge_fer.backends.registry import BACKENDS, installed_version, require
 from edge_fer.compile.calibrate import check_method
-from edge_fer.core.errors import UsageError
+from edge_fer.core.errors import DeviceError, UsageError
 from edge_fer.core.manifest import MANIFEST
 from edge_fer.models.checkpoint import ContractOverrides
 
@@ -56,12 +56,12 @@ class CompileRequest:
 
         Raises:
             UsageError: names the options.
-            MissingDependencyError: the backend that was asked for is not installed.
+            DeviceError: the backend that was asked for is not installed, or its engine cannot be built here.
         """
         if self.precision is not None and self.precision not in PRECISIONS:
             raise UsageError(f"Unknown precision {self.precision!r}.", fix=f"Known: {', '.join(PRECISIONS)}.")
-        if self.backend not in ("auto", "tensorrt", *BACKENDS):
-            raise UsageError(f"Unknown backend {self.backend!r}.", fix=f"Known: auto, tensorrt, {', '.join(BACKENDS)}.")
+        if self.backend not in ("auto", *BACKENDS):
+            raise UsageError(f"Unknown backend {self.backend!r}.", fix=f"Known: auto, {', '.join(BACKENDS)}.")
         if self.threads < 1:
             raise UsageError(f"--threads must be at least 1, not {self.threads}.")
         if not self.max_drop >= 0:
@@ -84,8 +84,22 @@ class CompileRequest:
             raise UsageError("--min-speedup needs engines to time, and --no-build makes none.")
         if self.split is not None and self.data is None:
             raise UsageError("--split names a part of --data, which is not given.")
-        if self.backend in BACKENDS:
+        if self.backend == "tensorrt":
+            self._check_gpu()
+        elif self.backend != "auto":
             installed_version(self.backend)
+
+    def _check_gpu(self) -> None:
+        """A bundle for TensorRT needs neither GPU nor library; its engine does."""
+        if not self.build:
+            return
+        try:
+            require("tensorrt")
+        except DeviceError as error:
+            raise DeviceError(
+                error.message,
+                fix="To write the bundle here and build its engine where the GPU is: --backend tensorrt --no-build",
+            ) from None
 
     @property
     def wants_trt(self) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.backends.registry import BACKENDS, DIALECTS, backend_module, open_onnx
+from edge_fer.backends.dialects import DIALECTS
+from edge_fer.backends.registry import BACKENDS, backend_module, open_onnx
 from edge_fer.compile.canary_faces import canary_images
 from edge_fer.compile.export_onnx import compare
 from edge_fer.core.errors import EdgeFerError

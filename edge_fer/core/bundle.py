@@ -103,7 +103,8 @@ class Bundle:
         )
         raise UsageError(
             f"The bundle {self.path} has no {precision} form for the {dialect} dialect; it has {forms}.",
-            fix=f"Compile it: edge-fer compile CHECKPOINT --precision {precision}",
+            fix=f"Compile it: edge-fer compile CHECKPOINT --precision {precision}"
+            + (" --trt-dialect" if (precision, dialect) == ("int8", "trt") else ""),
         )
 
     def canary(self) -> Canary:

@@ -61,3 +61,35 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class DeviceSlot(Slot, Protocol):
+    """A slot whose batch also lies in a GPU's memory, at addresses that stay the same while the engine is open."""
+
+    @property
+    def input_pointer(self) -> int:
+        """Device address of float32 (max_batch, C, H, W), C-contiguous."""
+        ...
+
+    @property
+    def output_pointer(self) -> int:
+        """Device address of the outputs, float32 (max_batch, ...), C-contiguous."""
+        ...
+
+
+@runtime_checkable
+class DeviceEngine(Engine, Protocol):
+    """An engine that can work where the data already lies. ``submit`` and ``wait`` move data between host and device
+    by a stream of the slot's own; ``enqueue`` moves nothing."""
+
+    def enqueue(self, slot: Slot, stream: int, n: int) -> None:
+        """Put inference on the first ``n`` rows at the slot's addresses on a CUDA stream, and return at once.
+
+        A stream that is being captured may be given, but only after a call with the same slot and ``n`` outside of a
+        capture: the first one with a new ``n`` may allocate.
+
+        Args:
+            stream: the handle of a ``cudaStream_t`` in the device's primary context.
+        """
+        ...

@@ -77,14 +77,16 @@ class MissingDependencyError(DeviceError):
 
     Args:
         package: the name that ``pip install`` takes.
-        extra: the extra of edge-fer that brings it.
+        extra: the extra of edge-fer that brings it; empty for what belongs to the base installation.
         purpose: what it is needed for, as a noun phrase.
     """
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"{package} is not installed; it is needed for {purpose}.",
-            fix=f"Install it with: pip install 'edge-fer[{extra}]'",
+            fix=f"Install it with: pip install 'edge-fer[{extra}]'"
+            if extra
+            else "Install it with: pip install edge-fer",
         )
         self.package = package
         self.extra = extra

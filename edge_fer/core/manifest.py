@@ -93,6 +93,41 @@ class GateRecord(Frozen):
     passed: bool | None = None
 
 
+class TrialRecord(Frozen):
+    """One engine that was timed when the bundle was made.
+
+    Attributes:
+        float_layers: of int8, the layers that this form computes in floating point.
+        median_us: latency of one face: the median over rounds of each round's median.
+        speedup: how many times as fast as the fastest fp32 engine: the median over rounds of the ratio in a round.
+        speedup_range: the smallest and the largest of these ratios.
+        verdict: ``slower`` means allowed and not the fastest; ``refused`` less gain than was asked for; ``failed`` the
+            accuracy gate; ``left`` a mixture that another int8 form outran; ``error`` cannot run here.
+        why: the sentence for people.
+    """
+
+    backend: str
+    precision: str
+    float_layers: tuple[str, ...] = ()
+    median_us: float | None = Field(default=None, gt=0)
+    speedup: float | None = Field(default=None, gt=0)
+    speedup_range: tuple[float, float] | None = None
+    verdict: Literal["chosen", "slower", "refused", "failed", "left", "error"]
+    why: str
+
+
+class LadderRecord(Frozen):
+    """What was timed when the bundle was made, on which device, and why the winner won. ``min_speedup`` is the least
+    gain over fp32 that was asked for."""
+
+    device: str
+    threads: int = Field(ge=1)
+    rounds: int = Field(ge=0)
+    min_speedup: float | None = None
+    trials: tuple[TrialRecord, ...]
+    reason: str
+
+
 class CanaryRecord(Frozen):
     """A stored input and its logits. ``tolerance`` is the largest accepted logit gap, per precision."""
 
@@ -149,6 +184,7 @@ class BundleManifest(_OfModel):
     parity: tuple[ParityRecord, ...] = ()
     accuracy: tuple[AccuracyRecord, ...] = ()
     gate: GateRecord | None = None
+    ladder: LadderRecord | None = None
 
 
 class EngineManifest(_OfModel):

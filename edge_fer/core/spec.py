@@ -78,9 +78,10 @@ class ModelSpec(Frozen):
 class DetectorSpec(Frozen):
     """A face detector's contract.
 
-    The input is grey or BGR, ``(value / 255 - mean) / std``, of any size whose sides are multiples of 32; ``size_hw`` is
-    the one that an engine is built for. The output has 15 rows per place: the score's logit, the box's centre and log size,
-    and five landmarks, relative to the place and in units of its stride; places run row by row over each stride's grid.
+    The input is grey or BGR, ``(value / 255 - mean) / std``, of any size whose sides are multiples of 32; ``size_hw``
+    is the one that an engine is built for. The output has 15 rows per place: the score's logit, the box's centre and
+    log size, and five landmarks, relative to the place and in units of its stride; places run row by row over each
+    stride's grid.
     """
 
     task: Literal["detection"] = "detection"

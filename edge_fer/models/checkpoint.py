@@ -209,6 +209,17 @@ def load_detector(path: Path) -> DetectorCheckpoint:
     return DetectorCheckpoint(path, sha256_file(path), spec, options, model.eval().requires_grad_(False))
 
 
+def read_state(path: Path) -> StateDict:
+    """The tensors of a checkpoint by name, without what wrappers put before every name; nothing is built.
+
+    Raises:
+        CheckpointError: there is no such file, or it is unreadable, truncated or a pickle with code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    return _strip_prefixes(_read_weights(path)[0])
+
+
 def _read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
     with path.open("rb") as file:
         head = file.read(16)

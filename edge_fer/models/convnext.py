@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 LAYER_SCALE = 1e-6
 _EPS = 1e-6
@@ -61,6 +62,17 @@ class Block(nn.Module):
         return x + branch
 
 
+class DroppingLinear(nn.Linear):
+    """Dropout and a dense layer in one, so that the classifier keeps torchvision's numbering."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float) -> None:
+        super().__init__(in_features, out_features)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.dropout(x, self.dropout, self.training))
+
+
 class ConvNeXt(nn.Module):
     """``(N, in_channels, H, W)`` normalised faces to ``(N, num_classes)`` logits; H and W from 32 pixels up.
 
@@ -68,6 +80,7 @@ class ConvNeXt(nn.Module):
         widths: channels of the four stages.
         depths: blocks of the four stages.
         stochastic_depth: probability with which the last block is dropped in training; it grows linearly from 0.
+        dropout: share of features left out before the classifier, in training.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class ConvNeXt(nn.Module):
         num_classes: int,
         in_channels: int,
         stochastic_depth: float,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         last = max(sum(depths) - 1, 1)
@@ -91,7 +105,7 @@ class ConvNeXt(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            LayerNorm2d(widths[3], eps=_EPS), nn.Flatten(1), nn.Linear(widths[3], num_classes)
+            LayerNorm2d(widths[3], eps=_EPS), nn.Flatten(1), DroppingLinear(widths[3], num_classes, dropout)
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -104,16 +118,22 @@ class ConvNeXt(nn.Module):
         return logits
 
 
-def convnext_tiny(num_classes: int = 7, in_channels: int = 3, stochastic_depth: float = 0.1) -> nn.Module:
-    return ConvNeXt((96, 192, 384, 768), (3, 3, 9, 3), num_classes, in_channels, stochastic_depth)
+def convnext_tiny(
+    num_classes: int = 7, in_channels: int = 3, stochastic_depth: float = 0.1, dropout: float = 0.0
+) -> nn.Module:
+    return ConvNeXt((96, 192, 384, 768), (3, 3, 9, 3), num_classes, in_channels, stochastic_depth, dropout)
 
 
-def convnext_small(num_classes: int = 7, in_channels: int = 3, stochastic_depth: float = 0.4) -> nn.Module:
-    return ConvNeXt((96, 192, 384, 768), (3, 3, 27, 3), num_classes, in_channels, stochastic_depth)
+def convnext_small(
+    num_classes: int = 7, in_channels: int = 3, stochastic_depth: float = 0.4, dropout: float = 0.0
+) -> nn.Module:
+    return ConvNeXt((96, 192, 384, 768), (3, 3, 27, 3), num_classes, in_channels, stochastic_depth, dropout)
 
 
-def convnext_base(num_classes: int = 7, in_channels: int = 3, stochastic_depth: float = 0.5) -> nn.Module:
-    return ConvNeXt((128, 256, 512, 1024), (3, 3, 27, 3), num_classes, in_channels, stochastic_depth)
+def convnext_base(
+    num_classes: int = 7, in_channels: int = 3, stochastic_depth: float = 0.5, dropout: float = 0.0
+) -> nn.Module:
+    return ConvNeXt((128, 256, 512, 1024), (3, 3, 27, 3), num_classes, in_channels, stochastic_depth, dropout)
 
 
 __all__ = ["ConvNeXt", "convnext_base", "convnext_small", "convnext_tiny"]

@@ -25,28 +25,39 @@ class TopDown(nn.Module):
 
     1x1 convolutions bring the widths together, each coarser map is enlarged (nearest) and added to the next finer one,
     and 3x3 convolutions smooth the sums (Lin et al., "Feature Pyramid Networks for Object Detection", 2017).
+
+    Args:
+        widths: channels of each map.
+        sizes_hw: height and width of each map. Known beforehand, they are constants of an exported graph, which would
+            otherwise hold arithmetic on shapes.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], sizes_hw: Sequence[tuple[int, int]]) -> None:
         super().__init__()
+        self.sizes_hw = tuple(sizes_hw)
         self.lateral = nn.ModuleList(nn.Conv2d(width, WIDTH, 1) for width in widths)
         self.smooth = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1) for _ in widths)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sums = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for fine in range(len(sums) - 2, -1, -1):
-            size = (sums[fine].shape[2], sums[fine].shape[3])
-            sums[fine] = sums[fine] + functional.interpolate(sums[fine + 1], size=size, mode="nearest")
+            larger = functional.interpolate(sums[fine + 1], size=self.sizes_hw[fine], mode="nearest")
+            sums[fine] = sums[fine] + larger
         return [smooth(x) for smooth, x in zip(self.smooth, sums, strict=True)]
 
 
-class ResNetFpn(nn.Module):
-    """``(N, in_channels, H, W)`` normalised faces to ``(N, num_classes)`` logits; H and W from 32 pixels up."""
+def level_sizes(size_hw: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of a ResNet's C2 to C5: every stage halves, rounding up."""
+    return [(-(-size_hw[0] // stride), -(-size_hw[1] // stride)) for stride in (4, 8, 16, 32)]
 
-    def __init__(self, num_classes: int, in_channels: int) -> None:
+
+class ResNetFpn(nn.Module):
+    """``(N, in_channels, *size_hw)`` normalised faces to ``(N, num_classes)`` logits."""
+
+    def __init__(self, num_classes: int, in_channels: int, size_hw: tuple[int, int]) -> None:
         super().__init__()
         self.backbone = resnet50_trunk(in_channels)
-        self.pyramid = TopDown((512, 1024, 2048))
+        self.pyramid = TopDown((512, 1024, 2048), level_sizes(size_hw)[1:])
         self.p6 = nn.Conv2d(2048, WIDTH, 3, stride=2, padding=1)
         self.p7 = nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1)
         self.heads = nn.ModuleList(nn.Linear(WIDTH, num_classes) for _ in range(5))
@@ -61,8 +72,8 @@ class ResNetFpn(nn.Module):
         return logits
 
 
-def resnet50_fpn(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
-    return ResNetFpn(num_classes, in_channels)
+def resnet50_fpn(num_classes: int = 7, in_channels: int = 3, size_hw: tuple[int, int] = (224, 224)) -> nn.Module:
+    return ResNetFpn(num_classes, in_channels, size_hw)
 
 
-__all__ = ["WIDTH", "ResNetFpn", "TopDown", "resnet50_fpn"]
+__all__ = ["WIDTH", "ResNetFpn", "TopDown", "level_sizes", "resnet50_fpn"]

@@ -16,14 +16,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from edge_fer.models.fpn import WIDTH, TopDown
+from edge_fer.models.fpn import WIDTH, TopDown, level_sizes
 from edge_fer.models.resnet import resnet50_trunk
 
 MAIN_SHARE = 0.7
 """Of the loss, for the main head; the auxiliary heads share the rest."""
 LAYERS, HEADS, FEED_FORWARD, DROPOUT = 3, 8, 1024, 0.1
 CLASS_TOKEN_SD = 0.02
-STRIDE = 32
 
 
 class Attention(nn.Module):
@@ -89,7 +88,7 @@ class Hybrid(nn.Module):
 
     Args:
         fpn, transformer: which of the two follow the trunk.
-        size_hw: the input size, which the encoding of places is learnt for; multiples of 32.
+        size_hw: the input size, which the encoding of places is learnt for.
     """
 
     def __init__(
@@ -103,8 +102,8 @@ class Hybrid(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = resnet50_trunk(in_channels)
-        self.pyramid = TopDown((256, 512, 1024, 2048)) if fpn else None
-        grid_hw = (-(-size_hw[0] // STRIDE), -(-size_hw[1] // STRIDE))
+        self.pyramid = TopDown((256, 512, 1024, 2048), level_sizes(size_hw)) if fpn else None
+        grid_hw = level_sizes(size_hw)[3]
         self.encoder = TokenEncoder(WIDTH if fpn else 2048, grid_hw) if transformer else None
         seen = WIDTH if transformer else 4 * WIDTH if fpn else 2048
         self.fc = nn.Linear(seen, num_classes)
@@ -134,8 +133,8 @@ def resnet50_hu(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
     return Hybrid(num_classes, in_channels, fpn=False, transformer=False)
 
 
-def resnet50_fpn_hu(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
-    return Hybrid(num_classes, in_channels, fpn=True, transformer=False)
+def resnet50_fpn_hu(num_classes: int = 7, in_channels: int = 3, size_hw: tuple[int, int] = (224, 224)) -> nn.Module:
+    return Hybrid(num_classes, in_channels, fpn=True, transformer=False, size_hw=size_hw)
 
 
 def resnet50_transformer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 
 from torch import nn
 
@@ -26,6 +27,8 @@ class Architecture:
         task: ``classification`` or ``detection``.
         size_hw: input size that the published recipe uses, assumed for a plain state dict.
         mean, std: per RGB channel, of the published recipe; a grey network takes their averages.
+        paper: whose network it is, or who trained it on faces, as people would look for it; empty for none.
+        recipes: shipped recipes that train it, the paper's own first.
     """
 
     factory: str
@@ -35,56 +38,130 @@ class Architecture:
     size_hw: tuple[int, int] = (224, 224)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    paper: str = ""
+    recipes: tuple[str, ...] = ()
 
+
+_SMALL_FACES = (0.508, 0.508, 0.508), (0.255, 0.255, 0.255)
+"""Mean and standard deviation of FER-2013's 48x48 faces."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "cnn_baseline": Architecture(
         "edge_fer.models.cnn_baseline:cnn_baseline",
         "features.0.weight",
         "fc.weight",
-        size_hw=(48, 48),
-        mean=(0.508, 0.508, 0.508),
-        std=(0.255, 0.255, 0.255),
+        "classification",
+        (48, 48),
+        *_SMALL_FACES,
+        paper="Santhapalli et al., baseline CNN",
+        recipes=("cnn-santhapalli",),
     ),
     "compact": Architecture(
         "edge_fer.models.compact:compact",
         "stem.0.weight",
         "fc.weight",
-        size_hw=(48, 48),
-        mean=(0.508, 0.508, 0.508),
-        std=(0.255, 0.255, 0.255),
+        "classification",
+        (48, 48),
+        *_SMALL_FACES,
+        paper="this project's default network",
+        recipes=("compact",),
     ),
     "convnext_base": Architecture(
-        "edge_fer.models.convnext:convnext_base", "features.0.0.weight", "classifier.2.weight"
+        "edge_fer.models.convnext:convnext_base", "features.0.0.weight", "classifier.2.weight", paper="Liu et al. 2022"
     ),
     "convnext_small": Architecture(
-        "edge_fer.models.convnext:convnext_small", "features.0.0.weight", "classifier.2.weight"
+        "edge_fer.models.convnext:convnext_small", "features.0.0.weight", "classifier.2.weight", paper="Liu et al. 2022"
     ),
     "convnext_tiny": Architecture(
-        "edge_fer.models.convnext:convnext_tiny", "features.0.0.weight", "classifier.2.weight"
+        "edge_fer.models.convnext:convnext_tiny",
+        "features.0.0.weight",
+        "classifier.2.weight",
+        paper="Morisseau; Liu et al. 2022",
+        recipes=("convnext-tiny-morisseau",),
     ),
     "face_pyramid": Architecture(
-        "edge_fer.models.face_pyramid:face_pyramid", "stem.0.0.weight", "heads.0.2.weight", task="detection"
+        "edge_fer.models.face_pyramid:face_pyramid",
+        "stem.0.0.weight",
+        "heads.0.2.weight",
+        task="detection",
+        size_hw=(320, 320),
+        paper="this project's face detector",
+        recipes=("detector", "detector-finish"),
     ),
     "resemotenet": Architecture(
         "edge_fer.models.resemotenet:resemotenet",
         "features.0.weight",
         "fc.weight",
-        size_hw=(48, 48),
-        mean=(0.508, 0.508, 0.508),
-        std=(0.255, 0.255, 0.255),
+        "classification",
+        (48, 48),
+        *_SMALL_FACES,
+        paper="Santhapalli et al.; Roy et al. 2024",
+        recipes=("resemotenet-santhapalli",),
     ),
-    "resnet18": Architecture("edge_fer.models.resnet:resnet18", "conv1.weight", "fc.weight"),
-    "resnet34": Architecture("edge_fer.models.resnet:resnet34", "conv1.weight", "fc.weight"),
-    "resnet50": Architecture("edge_fer.models.resnet:resnet50", "conv1.weight", "fc.weight"),
-    "resnet50_fpn": Architecture("edge_fer.models.fpn:resnet50_fpn", "backbone.conv1.weight", "fc.weight"),
-    "resnet50_fpn_hu": Architecture("edge_fer.models.hybrid:resnet50_fpn_hu", "backbone.conv1.weight", "fc.weight"),
+    "resnet18": Architecture(
+        "edge_fer.models.resnet:resnet18",
+        "conv1.weight",
+        "fc.weight",
+        paper="Sheng & Lau; He et al. 2015",
+        recipes=("resnet18-sheng",),
+    ),
+    "resnet34": Architecture(
+        "edge_fer.models.resnet:resnet34",
+        "conv1.weight",
+        "fc.weight",
+        paper="Sheng & Lau; He et al. 2015",
+        recipes=("resnet34-sheng",),
+    ),
+    "resnet50": Architecture(
+        "edge_fer.models.resnet:resnet50",
+        "conv1.weight",
+        "fc.weight",
+        paper="Sheng & Lau; Morisseau; He et al. 2015",
+        recipes=("resnet50-sheng", "resnet50-morisseau"),
+    ),
+    "resnet50_fpn": Architecture(
+        "edge_fer.models.fpn:resnet50_fpn",
+        "backbone.conv1.weight",
+        "fc.weight",
+        paper="Huang, ResNet50+FPN",
+        recipes=("resnet50-fpn-huang",),
+    ),
+    "resnet50_fpn_hu": Architecture(
+        "edge_fer.models.hybrid:resnet50_fpn_hu",
+        "backbone.conv1.weight",
+        "fc.weight",
+        paper="Hu & Kovásznai, +FPN",
+        recipes=("resnet50-fpn-hu",),
+    ),
     "resnet50_fpn_transformer": Architecture(
-        "edge_fer.models.hybrid:resnet50_fpn_transformer", "backbone.conv1.weight", "fc.weight"
+        "edge_fer.models.hybrid:resnet50_fpn_transformer",
+        "backbone.conv1.weight",
+        "fc.weight",
+        paper="Hu & Kovásznai, +FPN+Transformer",
+        recipes=("hybrid-hu",),
     ),
-    "resnet50_hu": Architecture("edge_fer.models.hybrid:resnet50_hu", "backbone.conv1.weight", "fc.weight"),
+    "resnet50_hu": Architecture(
+        "edge_fer.models.hybrid:resnet50_hu",
+        "backbone.conv1.weight",
+        "fc.weight",
+        paper="Hu & Kovásznai, ResNet50",
+        recipes=("resnet50-hu",),
+    ),
     "resnet50_transformer": Architecture(
-        "edge_fer.models.hybrid:resnet50_transformer", "backbone.conv1.weight", "fc.weight"
+        "edge_fer.models.hybrid:resnet50_transformer",
+        "backbone.conv1.weight",
+        "fc.weight",
+        paper="Hu & Kovásznai, +Transformer",
+        recipes=("resnet50-transformer-hu",),
+    ),
+    "resnet50_vggface2": Architecture(
+        "edge_fer.models.vggface2:resnet50_vggface2",
+        "conv1.weight",
+        "fc.weight",
+        mean=(0.51408314, 0.40738314, 0.35880510),
+        std=(0.00392157, 0.00392157, 0.00392157),
+        paper="Morisseau; Cao et al. 2018",
+        recipes=("resnet50-vggface2-morisseau",),
     ),
 }
 
@@ -123,6 +200,9 @@ def build_model(spec: AnySpec, options: Mapping[str, object] | None = None) -> n
     try:
         if isinstance(spec, DetectorSpec):
             return factory(**dict(options or {}))
-        return factory(num_classes=len(spec.labels), in_channels=spec.preprocess.channels, **dict(options or {}))
+        given = dict(options or {})
+        if "size_hw" in signature(factory).parameters:  # networks that learn something for every place
+            given.setdefault("size_hw", spec.preprocess.size_hw)
+        return factory(num_classes=len(spec.labels), in_channels=spec.preprocess.channels, **given)
     except TypeError as error:
         raise CheckpointError(f"The options of architecture {spec.arch!r} are wrong: {error}.") from None

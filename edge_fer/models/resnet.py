@@ -57,7 +57,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """``(N, in_channels, H, W)`` normalised faces to ``(N, num_classes)`` logits; H and W from 32 pixels up."""
+    """``(N, in_channels, H, W)`` normalised faces to ``(N, num_classes)`` logits; H and W from 32 pixels up.
+
+    ``dropout`` is the share of features left out before the classifier, in training.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class ResNet(nn.Module):
         depths: tuple[int, int, int, int],
         num_classes: int,
         in_channels: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
@@ -77,6 +81,7 @@ class ResNet(nn.Module):
         self.layer3 = self._layer(block, 256, depths[2], stride=2)
         self.layer4 = self._layer(block, 512, depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(512 * block.expansion, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -101,7 +106,7 @@ class ResNet(nn.Module):
         return c2, c3, c4, self.layer4(c4)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.avgpool(self.levels(x)[3]).flatten(1))
+        logits: Tensor = self.fc(self.dropout(self.avgpool(self.levels(x)[3]).flatten(1)))
         return logits
 
 
@@ -112,16 +117,16 @@ def resnet50_trunk(in_channels: int) -> ResNet:
     return trunk
 
 
-def resnet18(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, in_channels)
+def resnet18(num_classes: int = 7, in_channels: int = 3, dropout: float = 0.0) -> nn.Module:
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, in_channels, dropout)
 
 
-def resnet34(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, in_channels)
+def resnet34(num_classes: int = 7, in_channels: int = 3, dropout: float = 0.0) -> nn.Module:
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, in_channels, dropout)
 
 
-def resnet50(num_classes: int = 7, in_channels: int = 3) -> nn.Module:
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels)
+def resnet50(num_classes: int = 7, in_channels: int = 3, dropout: float = 0.0) -> nn.Module:
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, dropout)
 
 
 __all__ = ["ResNet", "resnet18", "resnet34", "resnet50", "resnet50_trunk"]

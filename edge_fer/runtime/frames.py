@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 class Frame:
     """One picture and when it was taken. Whoever keeps it beyond its own stage retains it, and releases it once.
 
+    A source writes into what :meth:`target` or :meth:`room` gives, so that a running loop allocates and moves no
+    pictures, and calls :meth:`hold` with what a decoder returned.
+
     Attributes:
         image_bgr: uint8 (H, W, 3), valid until the last release.
         index: position in the source, counting frames that were dropped too.
@@ -33,6 +36,28 @@ class Frame:
         self._count = 1
         self._lock = threading.Lock()
 
+    def room(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The frame's memory as a picture of (height, width, 3), to be written into."""
+        if self.image_bgr.shape != shape:
+            memory = self._pool.memory if self._pool is not None else None
+            self.image_bgr = np.empty(shape, np.uint8) if memory is None else memory.allocate(shape)
+        return self.image_bgr
+
+    def target(self, height: int, width: int) -> NDArray[np.uint8]:
+        """What a decoder may write into: the last picture of this frame, or at first one of the announced size."""
+        return self.image_bgr if self.image_bgr.size else self.room((height, width, 3))
+
+    def hold(self, image_bgr: NDArray[np.uint8]) -> None:
+        """Make this the frame's picture. Decoders return their target, unless its size was wrong; a picture that lies
+        elsewhere is adopted, or copied where the pool has memory of its own."""
+        if image_bgr is self.image_bgr:
+            return
+        memory = self._pool.memory if self._pool is not None else None
+        if memory is None:
+            self.image_bgr = image_bgr
+        else:
+            memory.copy_in(self.room(image_bgr.shape), image_bgr)
+
     def retain(self) -> Frame:
         with self._lock:
             self._count += 1
@@ -47,11 +72,23 @@ class Frame:
             self._pool.put_back(self)
 
 
+class PictureMemory(Protocol):
+    """Where the pictures of a pool lie, when that is not just anywhere: where a GPU reads them itself. Any thread."""
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """A picture of (height, width, 3), C-contiguous; its contents are anything."""
+        ...
+
+    def copy_in(self, target: NDArray[np.uint8], image_bgr: NDArray[np.uint8]) -> None:
+        """Copy a picture that a decoder put elsewhere into an allocated one, and count that."""
+        ...
+
+
 class FramePool:
     """A fixed number of frames that go round, so that a running loop allocates no pictures."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, memory: PictureMemory | None = None) -> None:
+        self.size, self.memory = size, memory
         self._free: deque[Frame] = deque(Frame(np.empty((0, 0, 3), np.uint8), self) for _ in range(size))
         self._condition = threading.Condition()
 

@@ -1,10 +1,10 @@
 """The loop: source | find faces, crop | infer, smooth | sinks. Each side of a bar is a thread of its own.
 
-The decoder works ahead (files) or keeps the newest frame only (live sources). The finder fills one slot of the engine
-while the labeller has the other one computed: the slots are also what bounds the work between them, so that at most two
-frames are on their way. The labeller runs in the caller's thread, or in one of its own when a sink needs the caller's:
-a window belongs to the main thread. Every other sink has a queue and a thread. Only lossless sinks of a source that
-never drops make the loop wait: there nothing is late or lost.
+The decoder works ahead (files) or keeps the newest frame only (live sources). The finder prepares faces in one place of
+the face stage while the labeller waits for the scores of the other one: the places are also what bounds the work
+between them, so that at most two frames are on their way. The labeller runs in the caller's thread, or in one of its
+own when a sink needs the caller's: a window belongs to the main thread. Every other sink has a queue and a thread. Only
+lossless sinks of a source that never drops make the loop wait: there nothing is late or lost.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
+from edge_fer.core.engine import Engine
 from edge_fer.core.errors import EdgeFerError
+from edge_fer.cuda.copies import Copies
 from edge_fer.runtime.backoff import Backoff
 from edge_fer.runtime.detection_schedule import DetectionSchedule
 from edge_fer.runtime.detectors.base import FaceDetector
 from edge_fer.runtime.face_finder import FaceFinder
+from edge_fer.runtime.face_stage import IN_FLIGHT, FaceStage, HostFaceStage
 from edge_fer.runtime.frames import Frame, FrameSource, ReportsState
-from edge_fer.runtime.postprocess import softmax_into
-from edge_fer.runtime.preprocess import FaceCropper
 from edge_fer.runtime.region_search import Follower, open_follower
 from edge_fer.runtime.results import FaceResult, FrameResult, Sink, StopRun
 from edge_fer.runtime.sink_runner import QUEUE, SinkRunner
@@ -37,8 +38,6 @@ from edge_fer.runtime.tracking import Track, Tracker
 
 READ_TIMEOUT_S = 10.0
 STAGES = ("wait", "detect", "follow", "crop", "infer", "track")
-IN_THE_MIDDLE = 2
-"""Frames between source and sinks: one is searched for faces, one is labelled."""
 POLL_S = 0.2
 BREAKS = (EdgeFerError, RuntimeError, cv2.error)
 """What a detector or an engine may throw at one frame and work again at the next; everything else is a bug of ours."""
@@ -50,6 +49,7 @@ class LoopStats:
 
     Every frame of the source is counted once: ``frames`` were labelled, ``dropped`` came too late, for ``failed`` the
     detector or the engine broke. ``retries``: attempts that were repeated on the frame of a source that can wait.
+    ``copies``: of frames, on a GPU.
     """
 
     frames: int = 0
@@ -62,6 +62,7 @@ class LoopStats:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     first_label_ms: float | None = None
+    copies: Copies | None = None
     age: Reservoir = field(default_factory=Reservoir)
     stages: dict[str, Reservoir] = field(default_factory=lambda: {name: Reservoir() for name in STAGES})
 
@@ -72,14 +73,14 @@ class LoopStats:
 
 @dataclass(frozen=True)
 class _Found:
-    """A frame on its way from finder to labeller, with the slot whose first rows hold its faces.
+    """A frame on its way from finder to labeller, with the place of the face stage that has its first faces.
 
     ``boxes`` are those of this frame: the tracks' own move on while it is labelled. ``tracks`` is ``None`` when the
     detector broke.
     """
 
     frame: Frame
-    slot: Slot
+    place: Any
     tracks: list[Track] | None
     boxes: list[NDArray[np.float32]]
 
@@ -92,6 +93,7 @@ class Pipeline:
             chooses n while running (see :class:`DetectionSchedule`).
         smooth: see :class:`Tracker`.
         follower: what carries faces between detections; default: see :func:`open_follower`.
+        stage: what crops and classifies with the engine; default: :class:`HostFaceStage`.
         on_state: told in words when something breaks and tries again, and "" when all is well again. Called from the
             loop's threads.
     """
@@ -106,18 +108,19 @@ class Pipeline:
         detect_every: int | None = None,
         smooth: float = 0.6,
         follower: Follower | None = None,
+        stage: FaceStage | None = None,
         on_state: Callable[[str], None] = lambda _state: None,
     ) -> None:
-        self._source, self._detector, self._engine = source, detector, engine
+        self._source, self._detector = source, detector
         self._on_state, self._live = on_state, source.info.live
         if isinstance(source, ReportsState):
             source.on_state = on_state
         model = engine.manifest.classifier
         self._labels = model.labels
-        self._cropper, self._rest_cropper = FaceCropper(model.preprocess), FaceCropper(model.preprocess)
-        self._scores = np.zeros((engine.manifest.max_batch, len(model.labels)), np.float32)
+        self.stage: FaceStage = stage or HostFaceStage(engine)
+        self._max_faces = engine.manifest.max_batch
         self.tracker = Tracker(len(model.labels), smooth=smooth)
-        self.stats = LoopStats()
+        self.stats = LoopStats(copies=self.stage.copies)
         self._finder = FaceFinder(
             detector,
             self.tracker,
@@ -131,9 +134,9 @@ class Pipeline:
         # A flag, not an event: a signal handler must not wait for a lock that its own thread may hold.
         self._stopping = False
         self._taken = self._unlabelled = self._failed_in_finder = self._failed_in_labeller = 0
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        for slot in engine.slots[:IN_THE_MIDDLE]:
-            self._free.put(slot)
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for place in self.stage.places:
+            self._free.put(place)
         self._ready: queue.SimpleQueue[_Found | BaseException | None] = queue.SimpleQueue()
         self._find_s, self._infer_s = Average(), Average()
         self._infer_began = 0.0
@@ -143,7 +146,7 @@ class Pipeline:
     @staticmethod
     def frames_held(sinks: int) -> int:
         """Frames that a pipeline with so many sinks can hold at once, for sizing the source's pool."""
-        return IN_THE_MIDDLE + sinks * (QUEUE + 1)
+        return IN_FLIGHT + sinks * (QUEUE + 1)
 
     @property
     def detect_interval(self) -> int:
@@ -221,7 +224,7 @@ class Pipeline:
         try:
             while not self._stopping and (max_frames is None or self._taken < max_frames):
                 try:
-                    slot = self._free.get(timeout=POLL_S)
+                    place = self._free.get(timeout=POLL_S)
                 except queue.Empty:
                     continue
                 self._await_turn()
@@ -231,7 +234,7 @@ class Pipeline:
                 self.stats.stages["wait"].add(1e3 * (time.perf_counter() - began))
                 self._taken += 1
                 try:
-                    found = self._find(frame, slot)
+                    found = self._find(frame, place)
                 except BaseException:
                     self._failed_in_finder += 1
                     frame.release()
@@ -251,28 +254,28 @@ class Pipeline:
             if early_s > 0:
                 time.sleep(min(early_s, POLL_S))
 
-    def _find(self, frame: Frame, slot: Slot) -> _Found:
+    def _find(self, frame: Frame, place: Any) -> _Found:
         began = time.perf_counter()
         self._finder.schedule.dropped(self._source.dropped)
         while True:
             if not self._may_try(self._detecting):
-                return _Found(frame, slot, None, [])
+                return _Found(frame, place, None, [])
             try:
                 tracks = self._finder.find(frame)
                 break
             except BREAKS as error:
                 self._broke(self._detecting, error)
                 if self._live:
-                    return _Found(frame, slot, None, [])
+                    return _Found(frame, place, None, [])
         self._works(self._detecting)
         boxes = [track.box_xyxy for track in tracks]
         if boxes:
             crop_began = time.perf_counter()
-            self._crop(self._cropper, frame.image_bgr, boxes[: self._engine.manifest.max_batch], slot)
+            self._prepare(place, frame, boxes[: self._max_faces])
             now = time.perf_counter()
             self.stats.stages["crop"].add(1e3 * (now - crop_began))
             self._find_s.add(now - began)
-        return _Found(frame, slot, list(tracks), boxes)
+        return _Found(frame, place, list(tracks), boxes)
 
     # The labeller's thread.
 
@@ -288,7 +291,7 @@ class Pipeline:
                     except BaseException:
                         self._failed_in_labeller += 1
                         raise
-                    self._free.put(found.slot)
+                    self._free.put(found.place)
                     if faces is None:
                         self._failed_in_labeller += 1
                         continue
@@ -356,18 +359,15 @@ class Pipeline:
 
     def _infer(self, found: _Found, tracks: list[Track]) -> tuple[FaceResult, ...]:
         infer_s = track_s = 0.0
-        step, results = self._engine.manifest.max_batch, []
+        step, results = self._max_faces, []
         for first in range(0, len(tracks), step):
             part, boxes = tracks[first : first + step], found.boxes[first : first + step]
             began = time.perf_counter()
-            if first:  # more faces than a slot holds: the finder has filled it with the first ones
-                self._crop(self._rest_cropper, found.frame.image_bgr, boxes, found.slot)
+            if first:  # more faces than a place holds: the finder has prepared the first ones
+                self._prepare(found.place, found.frame, boxes)
             self._infer_began = self._infer_began or began
-            self._engine.submit(found.slot, len(part))
-            self._engine.wait(found.slot)
+            scores = self.stage.scores(found.place, len(part))
             inferred = time.perf_counter()
-            scores = self._scores[: len(part)]
-            softmax_into(scores, found.slot.outputs[OUTPUT][: len(part)])
             for track, box, row in zip(part, boxes, scores, strict=True):
                 self.tracker.update(track, row, found.frame.time_ms)
                 results.append(self._result(track, box))
@@ -379,15 +379,8 @@ class Pipeline:
 
     # What both threads share.
 
-    def _crop(
-        self, cropper: FaceCropper, image_bgr: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]], slot: Slot
-    ) -> None:
-        """Fill the slot's first rows."""
-        for row, box in zip(slot.inputs[INPUT], boxes, strict=False):
-            if self._detector.whole_frame:
-                cropper.whole_into(row, image_bgr)
-            else:
-                cropper.crop_into(row, image_bgr, box)
+    def _prepare(self, place: Any, frame: Frame, boxes: Sequence[NDArray[np.float32]]) -> None:
+        self.stage.prepare(place, frame.image_bgr, boxes, whole=self._detector.whole_frame)
 
     def _result(self, track: Track, box: NDArray[np.float32]) -> FaceResult:
         left, top, right, bottom = (float(value) for value in box)

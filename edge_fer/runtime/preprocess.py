@@ -10,7 +10,6 @@ from edge_fer.core.errors import BadInputError
 from edge_fer.core.faces import square_around
 from edge_fer.core.spec import PreprocessSpec
 
-
 __all__ = ["FaceCropper", "face_pixels", "normalise_into", "resize", "square_around", "to_colour"]
 
 

@@ -29,6 +29,8 @@ class AugmentSpec(Frozen):
     gamma: float = Field(default=0.0, ge=0, lt=1)
     noise: float = Field(default=0.0, ge=0)
     blur_probability: float = Field(default=0.0, ge=0, le=1)
+    motion_blur_probability: float = Field(default=0.0, ge=0, le=1)
+    motion_blur_px: int = Field(default=9, ge=3)
     erase_probability: float = Field(default=0.0, ge=0, le=1)
     erase_area: tuple[float, float] = (0.02, 0.2)
     mix_probability: float = Field(default=0.0, ge=0, le=1)
@@ -65,6 +67,33 @@ def affine_grid(
     return functional.affine_grid(theta, [n, 1, *size_hw], align_corners=False)
 
 
+def motion_kernels(n: int, length: int, generator: Generator) -> Tensor:
+    """Lines of up to ``length`` pixels at random angles, as kernels (n, side, side) that sum to 1; the side is odd."""
+    side = length | 1
+    angle = _uniform(n, 0.0, math.pi, generator).view(n, 1, 1)
+    reach = _uniform(n, 1.0, side / 2, generator).view(n, 1, 1)
+    at = torch.arange(side, dtype=torch.float32) - side // 2
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    along = x * torch.cos(angle) + y * torch.sin(angle)
+    across = y * torch.cos(angle) - x * torch.sin(angle)
+    line = (1 - across.abs()).clamp_min(0) * (reach + 0.5 - along.abs()).clamp(0, 1)
+    return line / line.sum(dim=(1, 2), keepdim=True)
+
+
+def _motion_blur(x: Tensor, spec: AugmentSpec, generator: Generator) -> Tensor:
+    """Pictures of a moving face or camera: each chosen sample is smeared along a line of its own."""
+    chosen = (torch.rand(x.shape[0], generator=generator) < spec.motion_blur_probability).nonzero().flatten()
+    if not len(chosen):
+        return x
+    kernels = motion_kernels(len(chosen), spec.motion_blur_px, generator)
+    channels, side = x.shape[1], kernels.shape[-1]
+    faces = x[chosen].flatten(0, 1).unsqueeze(0)
+    faces = functional.pad(faces, [side // 2] * 4, mode="replicate")
+    weights = kernels.repeat_interleave(channels, dim=0).unsqueeze(1)
+    x[chosen] = functional.conv2d(faces, weights, groups=len(weights)).view_as(x[chosen])
+    return x
+
+
 def _jitter(x: Tensor, spec: AugmentSpec, generator: Generator) -> Tensor:
     n = x.shape[0]
     if spec.gamma:
@@ -79,6 +108,8 @@ def _jitter(x: Tensor, spec: AugmentSpec, generator: Generator) -> Tensor:
         chosen = (torch.rand(n, generator=generator) < spec.blur_probability).nonzero().flatten()
         if len(chosen):
             x[chosen] = functional.avg_pool2d(x[chosen], 3, stride=1, padding=1, count_include_pad=False)
+    if spec.motion_blur_probability:
+        x = _motion_blur(x, spec, generator)
     if spec.noise:
         level = torch.rand(n, 1, 1, 1, generator=generator) * spec.noise
         x = x + torch.randn(x.shape, generator=generator) * level

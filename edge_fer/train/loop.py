@@ -16,14 +16,18 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from edge_fer.core.errors import BadInputError, CheckpointError
+from edge_fer.core.errors import BadInputError, CheckpointError, UsageError
 from edge_fer.core.files import atomic_file
+from edge_fer.data.sampler_weights import sample_weights
 from edge_fer.data.samples import Samples
 from edge_fer.models.checkpoint import save_checkpoint
+from edge_fer.models.pretrained import IMAGENET, Loaded, load_trunk, published_file
 from edge_fer.models.registry import architecture, build_model
 from edge_fer.runtime.preprocess import face_pixels
 from edge_fer.train.augment import augment, mix
-from edge_fer.train.optim import build_optimizers, cosine_factor
+from edge_fer.train.distill import Teachers, distillation_loss
+from edge_fer.train.losses import build_loss, over_heads
+from edge_fer.train.optim import build_optimizers, freeze, rate_factor
 from edge_fer.train.recipe import Recipe
 from edge_fer.train.temperature import best_temperature, scale_logits
 
@@ -54,7 +58,9 @@ def load_pixels(samples: Samples, recipe: Recipe) -> Tensor:
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, torch.bfloat16) if recipe.amp == "bf16" else nullcontext()
+    if recipe.amp == "none":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if recipe.amp == "bf16" else torch.float16)
 
 
 class Trainer:
@@ -71,13 +77,24 @@ class Trainer:
             raise BadInputError(f"The data's classes {train.class_names} are not the recipe's {recipe.model.labels}.")
         if len(train) < recipe.batch_size:
             raise BadInputError(f"{train.source} has {len(train)} training images, less than one batch.")
+        if recipe.amp == "fp16" and not device.startswith("cuda"):
+            raise UsageError("amp fp16 is for CUDA.", fix="Use --set amp=bf16 or --set amp=none.")
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, torch.device(device)
-        self.model = build_model(recipe.model, recipe.model_options).to(self.device)
+        network = build_model(recipe.model, recipe.model_options)
+        self.initial: Loaded | None = None
+        if recipe.init is not None:
+            arch = recipe.model.arch
+            weights = published_file(arch) if recipe.init == IMAGENET else Path(recipe.init)
+            self.initial = load_trunk(network, arch, weights)
+        self.model = network.to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizers = build_optimizers(self.model, recipe.optimizer)
+        self.optimizers = build_optimizers(self.model, recipe.optimizer, recipe.parts)
         self.base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
+        self.loss = build_loss(recipe.loss)
+        self.teachers = Teachers(recipe.distill, recipe.model, self.device) if recipe.distill is not None else None
         self.pixels, self.val_pixels = load_pixels(train, recipe), load_pixels(validation, recipe)
         self.labels, self.val_labels = torch.from_numpy(train.labels), torch.from_numpy(validation.labels)
         classes = len(recipe.model.labels)
@@ -96,6 +113,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
             "self_targets": self.self_targets,
             "seen": self.seen,
             "epoch": self.epoch,
@@ -118,15 +136,17 @@ class Trainer:
             return False
         fix = "Choose another --out, or start again with --fresh."
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location="cpu")
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"The state {path} cannot be read: {error}.", fix=fix) from None
-        if state["recipe"] != self.recipe.model_dump_json():
+        # Compared as recipes, not as texts: a key that has come since then has its default in an older state.
+        if Recipe.model_validate_json(state["recipe"]) != self.recipe:
             raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=fix)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.self_targets, self.seen = state["self_targets"], state["seen"]
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.log = [EpochLog(**row) for row in state["log"]]
@@ -135,17 +155,31 @@ class Trainer:
     # -- one epoch -----------------------------------------------------------------------------------------------
 
     def _batches(self, generator: Generator) -> Iterator[Tensor]:
-        order = torch.randperm(len(self.labels), generator=generator)
+        count = len(self.labels)
+        if self.recipe.balance:
+            weights = torch.from_numpy(sample_weights(self.labels.numpy(), len(self.recipe.model.labels)))
+            order = torch.multinomial(weights, count, replacement=True, generator=generator)
+        else:
+            order = torch.randperm(count, generator=generator)
         size = self.recipe.batch_size
         for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]
 
-    def _set_lr(self, progress: float) -> float:
-        factor = cosine_factor(progress, self.recipe.optimizer.warmup_epochs / self.recipe.epochs)
+    def _set_lr(self, epochs_done: float) -> float:
+        recipe = self.recipe
+        factor = rate_factor(recipe.schedule, epochs_done, recipe.epochs, recipe.optimizer.warmup_epochs)
         for optimizer, lrs in zip(self.optimizers, self.base_lr, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * factor
-        return float(self.base_lr[0][0]) * factor
+        return self.recipe.optimizer.lr * factor
+
+    def _all_heads(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (n, classes) of the main head and of the auxiliary heads, if there are any, in float32."""
+        x = x.to(memory_format=torch.channels_last)
+        every = getattr(self.model, "all_heads", None)
+        with _autocast(self.recipe, self.device):
+            main, auxiliary = (self.model(x), []) if every is None else every(x)
+        return main.float(), [logits.float() for logits in auxiliary]
 
     def _targets(self, index: Tensor) -> Tensor:
         classes = self.self_targets.shape[1]
@@ -183,9 +217,9 @@ class Trainer:
         size_hw = recipe.size_at(self.epoch)
         steps = len(self.labels) // recipe.batch_size
         loss_sum, hits, lr = 0.0, 0, 0.0
-        self.model.train()
+        freeze(self.model, recipe.parts, self.epoch)
         for i, index in enumerate(self._batches(generator)):
-            lr = self._set_lr((self.epoch + (i + 1) / steps) / recipe.epochs)
+            lr = self._set_lr(self.epoch + (i + 1) / steps)
             x = self.pixels[index].float().div_(255)
             x = augment(x, recipe.augment, generator, size_hw)
             x = ((x - self.mean) / self.std).to(self.device)
@@ -193,14 +227,18 @@ class Trainer:
             mixed = torch.rand(1, generator=generator).item() < recipe.augment.mix_probability
             if mixed:
                 x, targets = mix(x, targets, recipe.augment, generator)
-            with _autocast(recipe, self.device):
-                logits = self.model(x.to(memory_format=torch.channels_last)).float()
-            loss = functional.cross_entropy(logits, targets.to(self.device))
+            logits, auxiliary = self._all_heads(x)
+            loss = over_heads(self.loss, logits, auxiliary, targets.to(self.device), recipe.loss.main_share)
+            if self.teachers is not None and recipe.distill is not None:
+                wise = self.teachers.probabilities(x.cpu() * self.std + self.mean)
+                weight = recipe.distill.weight
+                loss = (1 - weight) * loss + weight * distillation_loss(logits, wise, recipe.distill.temperature)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers:
-                optimizer.step()
+                self.scaler.step(optimizer)
+            self.scaler.update()
             self.step += 1
             self._update_ema()
             if not mixed:
@@ -257,8 +295,22 @@ class Trainer:
                 {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in self.log
             )
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the recipe's patience has run out: so many epochs without a better held-out top-1.
+
+        Read off the log, which a resumed run has too.
+        """
+        if self.recipe.patience is None or not self.log:
+            return False
+        best = max(self.log, key=lambda row: row.val_top1)  # the first of equals
+        return self.log[-1].epoch - best.epoch >= self.recipe.patience
+
     def run(self, progress: Callable[[EpochLog], None]) -> None:
-        """Train to the recipe's last epoch; the final moving average is saved as ``last.safetensors``."""
-        while self.epoch < self.recipe.epochs:
+        """Train to the recipe's last epoch, or until the patience runs out.
+
+        The final moving average is saved as ``last.safetensors``.
+        """
+        while self.epoch < self.recipe.epochs and not self.stalled:
             progress(self.run_epoch())
         self.save_weights(self.out / "last.safetensors")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from edge_fer.train.recipe import OptimizerSpec
+from edge_fer.core.errors import BadInputError
+from edge_fer.train.recipe import OptimizerSpec, PartSpec, ScheduleSpec
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -53,19 +55,79 @@ class Muon(torch.optim.Optimizer):
                 parameter.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, rows / columns)))
 
 
-def build_optimizers(model: nn.Module, spec: OptimizerSpec) -> list[torch.optim.Optimizer]:
-    """One optimiser, or two for ``muon``. Biases and batch-norm parameters are never decayed."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+def part_of(name: str, parts: Sequence[PartSpec]) -> PartSpec | None:
+    """The first part that a parameter's name begins with."""
+    return next((part for part in parts if name.startswith(part.match)), None)
+
+
+def frozen_names(names: Iterable[str], parts: Sequence[PartSpec], epoch: int) -> set[str]:
+    """Which of these parameters (or, with a dot at the end, modules) do not change in an epoch."""
+    chosen = {name: part_of(name, parts) for name in names}
+    return {
+        name
+        for name, part in chosen.items()
+        if part is not None and part.frozen and (part.thaw_epoch is None or epoch < part.thaw_epoch)
+    }
+
+
+def freeze(model: nn.Module, parts: Sequence[PartSpec], epoch: int) -> None:
+    """Put a network into training mode for an epoch, but for its frozen parts, which stay in evaluation mode."""
+    model.train()
+    if not parts:
+        return
+    frozen = frozen_names((name for name, _ in model.named_parameters()), parts, epoch)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    modules = {f"{name}.": module for name, module in model.named_modules() if name}
+    for name in frozen_names(modules, parts, epoch):
+        modules[name].training = False  # not .eval(): a part inside it may be trained
+
+
+def build_optimizers(
+    model: nn.Module, spec: OptimizerSpec, parts: Sequence[PartSpec] = ()
+) -> list[torch.optim.Optimizer]:
+    """One optimiser, or two for ``muon``. Biases and batch-norm parameters are never decayed.
+
+    Parts that stay frozen to the end are left out; those that thaw are in, and without a gradient until then.
+
+    Raises:
+        BadInputError: a part matches nothing, or nothing is left to train.
+    """
+    named = dict(model.named_parameters())
+    for part in parts:
+        if not any(part_of(name, parts) is part for name in named):
+            raise BadInputError(
+                f"The recipe's part {part.match!r} matches no parameter that an earlier part has not taken.",
+                fix=f"Names begin with: {', '.join(dict.fromkeys(name.split('.')[0] for name in named))}.",
+            )
+    rates: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        own = part_of(name, parts)
+        if own is not None and own.frozen and own.thaw_epoch is None:
+            continue
+        rates.setdefault(own.lr if own is not None and own.lr is not None else spec.lr, []).append(parameter)
+    if not rates:
+        raise BadInputError("The recipe freezes every part of the network, so there is nothing to train.")
+    if spec.kind == "muon":
+        if parts:
+            raise BadInputError("Parts with their own rates are for sgd, adam and adamw, not for muon.")
+        return _muon(rates[spec.lr], spec)
+    groups = []
+    for lr, members in rates.items():
+        groups.append({"params": [p for p in members if p.ndim >= 2], "weight_decay": spec.weight_decay, "lr": lr})
+        groups.append({"params": [p for p in members if p.ndim < 2], "weight_decay": 0.0, "lr": lr})
+    groups = [group for group in groups if group["params"]]
     if spec.kind == "adamw":
-        groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return [torch.optim.AdamW(groups, lr=spec.lr)]
-    if spec.kind == "sgd":
-        groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return [torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)]
-    kernels = [p for p in matrices if p.ndim == 4 and p[0].numel() > 16]
+    if spec.kind == "adam":
+        return [torch.optim.Adam(groups, lr=spec.lr)]
+    return [torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)]
+
+
+def _muon(parameters: list[nn.Parameter], spec: OptimizerSpec) -> list[torch.optim.Optimizer]:
+    kernels = [p for p in parameters if p.ndim == 4 and p[0].numel() > 16]
     chosen = {id(p) for p in kernels}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = [p for p in parameters if id(p) not in chosen]
     other = torch.optim.SGD(rest, lr=spec.lr_other or spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
     return [Muon(kernels, spec.lr, spec.momentum, spec.weight_decay), other]
 
@@ -74,4 +136,24 @@ def cosine_factor(progress: float, warmup: float) -> float:
     """Learning-rate factor in (0, 1] after the fraction ``progress`` of the training; linear during ``warmup``."""
     if progress < warmup:
         return max(progress / warmup, 1e-3)
+    if warmup >= 1:  # a training no longer than its warm-up ends where the warm-up does
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def rate_factor(spec: ScheduleSpec, epochs_done: float, epochs: int, warmup_epochs: float) -> float:
+    """Learning-rate factor in [0, 1] after ``epochs_done`` (with a fraction) of ``epochs``; linear in the warm-up."""
+    if epochs_done < warmup_epochs:
+        return cosine_factor(epochs_done / epochs, warmup_epochs / epochs)
+    if spec.kind == "constant":
+        return 1.0
+    if spec.kind == "restarts":
+        length, at = float(spec.first_epochs), epochs_done - warmup_epochs
+        # A period's end counts as its end, not as the next one's start: the last step of an epoch is at whole numbers.
+        while at > length + 1e-9:
+            at -= length
+            length *= spec.multiply
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, at / length)))
+    else:
+        factor = cosine_factor(epochs_done / epochs, warmup_epochs / epochs)
+    return spec.lowest + (1 - spec.lowest) * factor

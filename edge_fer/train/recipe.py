@@ -8,26 +8,66 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.files import atomic_file
 from edge_fer.core.spec import Frozen, ModelSpec
 from edge_fer.train.augment import AugmentSpec
+from edge_fer.train.distill import DistillSpec
+from edge_fer.train.losses import LossSpec
 
 
 class OptimizerSpec(Frozen):
     """``lr`` is for a whole batch.
 
-    ``muon`` orthogonalises the updates of convolution weights; the other parameters get SGD at ``lr_other``.
+    ``muon`` orthogonalises the updates of convolution weights; the other parameters get SGD at ``lr_other``. The decay
+    of ``adam`` and ``sgd`` is added to the gradient (L2), that of ``adamw`` and ``muon`` is taken off the weights.
     """
 
-    kind: Literal["sgd", "adamw", "muon"] = "sgd"
+    kind: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     lr_other: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
+
+
+class PartSpec(Frozen):
+    """A part of the network, by the beginning of its parameters' names, that is not trained like the rest.
+
+    ``lr`` replaces the optimiser's. A ``frozen`` part does not change, its batch-norm statistics included, and neither
+    drops nor perturbs anything; with ``thaw_epoch`` only until that epoch begins. The first part that matches counts.
+    """
+
+    match: str
+    lr: float | None = Field(default=None, gt=0)
+    frozen: bool = False
+    thaw_epoch: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> PartSpec:
+        if self.lr is None and not self.frozen:
+            raise ValueError("a part needs an lr, or to be frozen")
+        if self.thaw_epoch is not None and not self.frozen:
+            raise ValueError("thaw_epoch is for a frozen part")
+        if self.frozen and self.thaw_epoch is None and self.lr is not None:
+            raise ValueError("a part that stays frozen has no lr")
+        return self
+
+
+class ScheduleSpec(Frozen):
+    """How the learning rate moves after the warm-up.
+
+    ``cosine``: from 1 to 0 once. ``restarts``: a cosine over ``first_epochs``, then again from 1 over
+    ``multiply`` times as many, and so on (Loshchilov & Hutter, SGDR, 2017). ``constant``: not at all. ``lowest`` is the
+    factor that a cosine ends at.
+    """
+
+    kind: Literal["cosine", "restarts", "constant"] = "cosine"
+    first_epochs: int = Field(default=10, gt=0)
+    multiply: int = Field(default=2, ge=1)
+    lowest: float = Field(default=0.0, ge=0, lt=1)
 
 
 class SizePhase(Frozen):
@@ -48,8 +88,19 @@ class Recipe(Frozen):
     seed: int = 0
     epochs: int = Field(gt=0)
     batch_size: int = Field(default=128, gt=0)
-    amp: Literal["none", "bf16"] = "bf16"
+    amp: Literal["none", "bf16", "fp16"] = "bf16"
+    init: str | None = None
+    """Weights to begin with: a file, or ``imagenet`` for the published ones of the trunk. The classifier is new."""
     optimizer: OptimizerSpec = OptimizerSpec()
+    parts: tuple[PartSpec, ...] = ()
+    schedule: ScheduleSpec = ScheduleSpec()
+    loss: LossSpec = LossSpec()
+    distill: DistillSpec | None = None
+    """Teachers to learn from beside the labels, e.g. ``{teachers: [runs/a/best.safetensors], weight: 0.7}``."""
+    balance: bool = False
+    """Draw samples with replacement, every class as often as any other, instead of each sample once an epoch."""
+    patience: int | None = Field(default=None, gt=0)
+    """Stop after so many epochs without a better held-out top-1."""
     augment: AugmentSpec = AugmentSpec()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)

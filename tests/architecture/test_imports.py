@@ -46,7 +46,21 @@ def test_importing_the_package_costs_nothing() -> None:
 
 def test_every_command_explains_itself() -> None:
     done = subprocess.run([sys.executable, "-m", "edge_fer", "--help"], capture_output=True, text=True, check=True)
-    for command in ("run", "compile", "calibrate", "eval", "bench", "plan", "train", "verify", "doctor"):
+    for command in (
+        "run",
+        "compile",
+        "calibrate",
+        "data",
+        "eval",
+        "explain",
+        "explore",
+        "bench",
+        "plan",
+        "fetch",
+        "train",
+        "verify",
+        "doctor",
+    ):
         assert command in done.stdout
         told = subprocess.run(
             [sys.executable, "-m", "edge_fer", command, "--help"], capture_output=True, text=True, check=True

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_fer.backends.registry import BACKENDS
+from edge_fer.backends.registry import installed_backends
 from edge_fer.core.bundle import Bundle
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", [status.name for status in installed_backends() if status.installed])
 def test_running_an_engine_leaves_nothing_in_the_home_folder(shipped: Bundle, tmp_path: Path, backend: str) -> None:
     """Left alone, ONNX Runtime and OpenVINO both leave an id there and report to their vendors."""
     code = (

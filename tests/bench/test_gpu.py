@@ -137,6 +137,41 @@ def test_the_mx250_is_known_as_it_is() -> None:
     assert any("tensorrt==8.5.3.1" in line.command for line in pascal.install)
 
 
+def test_a_line_of_pip_says_what_of_the_machine_does_not_fit_it() -> None:
+    pascal = knowledge().architecture("6.1")
+    assert pascal is not None
+    (line,) = (line for line in pascal.install if "tensorrt==8.5.3.1" in line.command)
+    assert line.misfits("3.10", "Linux x86_64", "470.223.02") == ()
+    assert line.misfits("3.11", "Linux x86_64", "470.223.02") == ("it needs Python 3.10, and this is 3.11",)
+    assert line.misfits("3.10", "Linux x86_64", "390.157") == ("it needs a driver from R450 on, and this is 390.157",)
+    assert len(line.misfits("3.12", "Windows AMD64", "390.157")) == 3
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "command"),
+    [
+        ("6.1", "470.223.02", "tensorrt==8.5.3.1"),
+        ("7.0", "580.65.06", "tensorrt-cu12==10.4.*"),
+        ("7.5", "535.183.01", "tensorrt-cu12==10.16.*"),
+        ("7.5", "580.65.06", "tensorrt-cu13==11.4.*"),
+        ("8.6", "580.65.06", "tensorrt-cu13==11.4.*"),
+        ("9.0", "575.51.03", "tensorrt-cu12==10.16.*"),
+        ("12.0", "590.44.01", "tensorrt-cu13==11.4.*"),
+    ],
+)
+def test_every_architecture_gets_the_tensorrt_that_serves_it_with_its_driver(
+    capability: str, driver: str, command: str
+) -> None:
+    found = knowledge().architecture(capability)
+    assert found is not None
+    fitting = [
+        line
+        for line in found.install
+        if line.backend == "tensorrt" and not line.misfits("3.10", "Linux x86_64", driver)
+    ]
+    assert command in fitting[0].command
+
+
 def test_every_statement_names_its_source() -> None:
     table = knowledge()
     facts = list(table.facts())

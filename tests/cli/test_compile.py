@@ -8,16 +8,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 import typer
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
+from edge_fer.backends.choose import choose
+from edge_fer.backends.race import Timing
 from edge_fer.cli.compile import compile_command
+from edge_fer.compile.calibrate import read_calibration
 from edge_fer.compile.canary_faces import canary_images
 from edge_fer.core.bundle import open_bundle
 from edge_fer.core.errors import EdgeFerError, UsageError
 from edge_fer.core.labels import EMOTIONS
+from edge_fer.core.manifest import BundleManifest
 from edge_fer.core.spec import ModelSpec, PreprocessSpec
 from edge_fer.models.checkpoint import save_checkpoint
 from edge_fer.models.registry import build_model
@@ -66,12 +72,111 @@ def test_the_table_shows_every_engine_and_says_why_one_was_chosen(checkpoint, fa
     out = tmp_path / "bundle"
     text = run(checkpoint, "--precision", "int8", "--calibration", faces, "--data", faces, "--no-gate", "--out", out)
     for engine in ("onnxruntime fp32", "onnxruntime int8", "openvino fp32", "openvino int8"):
-        assert re.search(rf"^ *{engine}", text, re.MULTILINE), text
+        assert len(re.findall(rf"^ *{engine} ", text, re.MULTILINE)) >= 2, text
     assert "On 70 faces of" in text
+    assert re.search(r"^angry +\d+\.\d% +\d+\.\d% +[+-]\d+\.\d", text, re.MULTILINE), text
     assert "Accuracy gate: switched off" in text
-    assert re.search(r"Chosen: \w+ \w+: fastest measured here", text)
+    assert re.search(r"Chosen: \w+ \w+: [\d.]+ ms a face, the fastest that passes", text)
     assert "mse ranges of" in text
-    assert open_bundle(out).manifest.gate.applied is False
+    manifest = open_bundle(out).manifest
+    assert manifest.gate.applied is False
+    assert [trial.verdict for trial in manifest.ladder.trials].count("chosen") == 1
+
+
+def given_times(monkeypatch: pytest.MonkeyPatch, us: dict[str, float]) -> list[str]:
+    """Put a stopwatch with these times by engine (the longest name that fits) in place of the race."""
+    timed: list[str] = []
+
+    def stopwatch(entrants, spec, *, threads, progress):
+        timed.extend(entrant.name for entrant in entrants)
+        best = [max((n for n in us if entrant.name.startswith(n)), key=len) for entrant in entrants]
+        return [Timing(rounds_us=(us[name], us[name] * 1.01, us[name] * 0.99)) for name in best]
+
+    monkeypatch.setattr("edge_fer.compile.heats.race", stopwatch)
+    return timed
+
+
+TIMES = {
+    "onnxruntime fp32": 1000.0,
+    "openvino fp32": 800.0,
+    "openvino bf16": 700.0,
+    "openvino fp16": 900.0,
+    "onnxruntime int8": 500.0,
+    "openvino int8": 400.0,
+}
+
+
+def compiled(checkpoint: Path, faces: Path, out: Path, *options: object) -> tuple[str, BundleManifest]:
+    text = run(checkpoint, "--precision", "int8", "--calibration", faces, "--out", out, *options)
+    return text, open_bundle(out).manifest
+
+
+def test_the_fastest_by_the_stopwatch_is_chosen_recorded_and_found_again_by_run(
+    checkpoint, faces, tmp_path, monkeypatch
+):
+    timed = given_times(monkeypatch, TIMES)
+    text, manifest = compiled(checkpoint, faces, tmp_path / "bundle", "--min-speedup", "1.1")
+    assert "Chosen: openvino int8: 0.4 ms a face, the fastest that passes, 2.00 times as fast" in text
+    assert "onnxruntime int8 without the first convolution" in timed
+    assert manifest.ladder.min_speedup == 1.1
+    trial = manifest.ladder.trials[0]
+    assert (trial.backend, trial.precision, trial.verdict, trial.speedup) == ("openvino", "int8", "chosen", 2.0)
+    choice = choose(open_bundle(tmp_path / "bundle"))
+    assert (choice.best.backend, choice.best.precision) == ("openvino", "int8")
+    assert choice.reason().startswith("chosen when it was compiled here: 0.4 ms a face")
+
+
+def test_int8_that_gains_too_little_is_refused_by_name_and_run_does_not_take_it_either(
+    checkpoint, faces, tmp_path, monkeypatch
+):
+    slow_int8 = TIMES | {"openvino int8": 690.0, "onnxruntime int8": 750.0}
+    given_times(monkeypatch, slow_int8)
+    text, manifest = compiled(checkpoint, faces, tmp_path / "bundle", "--min-speedup", "1.5")
+    assert "Chosen: openvino fp32" in text
+    assert re.search(r"refused openvino int8: 1\.16 times as fast as fp32, and --min-speedup asks for 1\.5", text), text
+    refused = {f"{t.backend} {t.precision}" for t in manifest.ladder.trials if t.verdict == "refused"}
+    assert refused >= {"openvino int8", "onnxruntime int8"}
+    best = choose(open_bundle(tmp_path / "bundle")).best
+    assert (best.backend, best.precision) == ("openvino", "fp32")
+
+
+def test_a_kind_of_layer_that_int8_slows_down_stays_in_fp32(checkpoint, faces, tmp_path, monkeypatch):
+    given_times(monkeypatch, TIMES | {"openvino int8 without the first convolution": 300.0})
+    text, manifest = compiled(checkpoint, faces, tmp_path / "bundle", "--trt-dialect")
+    assert "note: the int8 form for CPUs computes the first convolution in fp32, because that is faster here" in text
+    verdicts = {t.verdict: t for t in manifest.ladder.trials if t.backend == "openvino" and t.precision == "int8"}
+    assert verdicts["chosen"].float_layers == ("stem.0",)
+    assert verdicts["left"].float_layers == ()
+    calibration = read_calibration(tmp_path / "bundle" / "calibration.json")
+    assert (calibration.float_layers, calibration.cpu_float_layers) == ((), ("stem.0",))
+    int8 = {v.dialect: onnx.load(tmp_path / "bundle" / v.file) for v in manifest.variants if v.precision == "int8"}
+    quantised = {d: any(t.name == "stem.0.weight.scale" for t in m.graph.initializer) for d, m in int8.items()}
+    assert quantised == {"cpu": False, "trt": True}, "what is slow on this CPU says nothing about TensorRT"
+    assert "int8-trt" in open_bundle(tmp_path / "bundle").canary().logits
+
+
+def test_asking_for_fp32_never_ends_in_a_half_precision(checkpoint, tmp_path, monkeypatch):
+    timed = given_times(monkeypatch, TIMES)
+    text = run(checkpoint, "--precision", "fp32", "--out", tmp_path / "bundle")
+    assert "Chosen: openvino fp32" in text
+    assert {name.split()[1] for name in timed} == {"fp32"}
+
+
+def test_bias_correction_changes_biases_and_says_by_how_much(checkpoint, faces, tmp_path):
+    common = [checkpoint, "--precision", "int8", "--calibration", faces, "--no-build", "--backend", "onnxruntime"]
+    run(*common, "--out", tmp_path / "plain")
+    run(*common, "--bias-correction", "--out", tmp_path / "corrected")
+    shifts = read_calibration(tmp_path / "corrected" / "calibration.json").bias_shifts
+    assert read_calibration(tmp_path / "plain" / "calibration.json").bias_shifts == {}
+    assert {name for name, values in shifts.items() if any(values)}
+    biases = [
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / name / "model.int8.onnx").graph.initializer}
+        for name in ("plain", "corrected")
+    ]
+    changed = [n for n, v in biases[0].items() if n.endswith("bias.quantized") and not np.array_equal(v, biases[1][n])]
+    assert changed
+    with pytest.raises(UsageError, match="--bias-correction needs faces"):
+        run(checkpoint, "--bias-correction", "--out", tmp_path / "none")
 
 
 def test_json_on_standard_output_is_nothing_but_json(checkpoint, tmp_path):

@@ -42,7 +42,7 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_the_report_is_shown_in_80_columns_and_printed_as_one_object() -> None:
     done = doctor(COLUMNS="80")
     assert done.returncode == 0, done.stderr
-    for words in ("Machine", "Libraries", "What each precision is worth", "edge-fer uses only CPUExecutionProvider"):
+    for words in ("Machine", "Libraries", "What each precision is worth", "--backend onnxruntime uses only"):
         assert words in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
     done = doctor("--json")
@@ -81,7 +81,7 @@ def test_an_mx250_is_told_its_limits(tmp_path: Path) -> None:
     done = doctor(PATH=path)
     assert done.returncode == 0, done.stderr
     told = ("GeForce MX250", "6.1, Pascal", "R580", "2.7.1+cu126", "1/64 of the fp32 rate", "not measured", NO_CUDA)
-    for words in (*told, "tensorrt==8.5.3.1"):
+    for words in (*told, "tensorrt==8.5.3.1", "for --backend tensorrt"):
         assert words in done.stdout, words
     report = DoctorReport.model_validate_json(doctor("--json", PATH=path).stdout)
     worth = {row.precision: row for row in report.worth if row.device != "CPU"}
@@ -91,17 +91,58 @@ def test_an_mx250_is_told_its_limits(tmp_path: Path) -> None:
         "fp16": "pointless",
         "int8": "best",
     }
-    assert all(row.backends == () for row in worth.values()), "nothing of ours runs on a GPU yet"
+    assert all(row.backends == () for row in worth.values()), "nothing that is installed here runs on it"
 
 
-def test_an_rtx_3050_is_promised_nothing_either(tmp_path: Path) -> None:
+def test_an_rtx_3050_gets_the_line_for_its_driver(tmp_path: Path) -> None:
     path = driver(tmp_path, "NVIDIA GeForce RTX 3050 Laptop GPU, 580.65.06, 4096, 8.6")
     done = doctor(PATH=path)
     assert done.returncode == 0, done.stderr
-    for words in ("8.6, Ampere", "4096 MiB", NO_CUDA):
+    for words in ("8.6, Ampere", "4096 MiB", NO_CUDA, "tensorrt-cu13==11.4.*"):
         assert words in done.stdout, words
-    assert "edge-fer[tensorrt]" not in done.stdout
-    assert "edge-fer[cuda]" not in done.stdout
+    assert "tensorrt-cu12" not in done.stdout
+    older = driver(tmp_path, "NVIDIA GeForce RTX 3050 Laptop GPU, 535.183.01, 4096, 8.6")
+    done = doctor(PATH=older)
+    assert "tensorrt-cu12==10.16.*" in done.stdout
+    assert "tensorrt-cu13" not in done.stdout
+
+
+GPU_IS_HERE = """
+import edge_fer.cuda.open as cuda
+from edge_fer.cuda.device import DeviceInfo
+from edge_fer.backends.tensorrt import library
+info = DeviceInfo("NVIDIA GeForce MX250", (6, 1), 2002 << 20, 12060, integrated=False, async_engines=1, can_map=True)
+cuda.describe_device = lambda index=0: info
+library.installed = lambda: ("tensorrt", "8.5.3.1")
+class ILogger:
+    class Severity:
+        INTERNAL_ERROR, ERROR, WARNING = range(3)
+class Tensorrt:
+    ILogger = ILogger
+    Builder = staticmethod(lambda logger: object())
+library.import_tensorrt = lambda: Tensorrt
+"""
+
+
+def test_a_gpu_that_something_runs_on_is_told_so_and_needs_no_line_of_pip(tmp_path: Path) -> None:
+    """The driver, the device and TensorRT are played: what is under test is that the report joins them."""
+    if metadata_of_tensorrt() is None:
+        pytest.skip("needs TensorRT or TensorRT for RTX, whose place the played one takes")
+    (tmp_path / "sitecustomize.py").write_text(GPU_IS_HERE)
+    path = driver(tmp_path, "NVIDIA GeForce MX250, 470.223.02, 2002, 6.1")
+    done = doctor("--json", PATH=path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    report = DoctorReport.model_validate_json(done.stdout)
+    assert report.gpu_use == "edge-fer runs on it with --backend tensorrt (fp32, int8)"
+    worth = {row.precision: row.backends for row in report.worth if row.device != "CPU"}
+    assert worth == {"fp32": ("tensorrt",), "bf16": (), "fp16": (), "int8": ("tensorrt",)}
+    assert not any("MX250" in step.why for step in report.advice)
+
+
+def metadata_of_tensorrt() -> object:
+    from edge_fer.backends.tensorrt.library import installed
+
+    return installed()
 
 
 def test_a_broken_driver_is_a_sentence(tmp_path: Path) -> None:

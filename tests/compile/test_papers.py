@@ -26,8 +26,8 @@ PAPERS: dict[str, tuple[PreprocessSpec, dict[str, object]]] = {
     "resnet50_fpn": (SMALL, {}),
     "resnet50_hu": (SMALL, {}),
     "resnet50_fpn_hu": (SMALL, {}),
-    "resnet50_transformer": (SMALL, {"size_hw": [64, 64]}),
-    "resnet50_fpn_transformer": (SMALL, {"size_hw": [64, 64]}),
+    "resnet50_transformer": (SMALL, {}),
+    "resnet50_fpn_transformer": (SMALL, {}),
 }
 
 
@@ -91,7 +91,8 @@ ON_PAPER = {
 
 @pytest.mark.parametrize("arch", sorted(ON_PAPER))
 def test_parameters_are_those_counted_on_paper(arch: str) -> None:
-    preprocess = GREY if PAPERS.get(arch, (SMALL, {}))[0] is GREY else SMALL
+    small = PAPERS.get(arch, (SMALL, {}))[0]
+    preprocess = small if small is GREY else small.model_copy(update={"size_hw": (224, 224)})
     with torch.device("meta"):
         model = build_model(ModelSpec(name=arch, arch=arch, preprocess=preprocess))
     assert sum(p.numel() for p in model.parameters()) == ON_PAPER[arch]
@@ -112,9 +113,12 @@ def settled(arch: str) -> tuple[torch.nn.Module, ModelSpec, np.ndarray]:
     torch.manual_seed(0)
     model = build_model(spec, options)
     inputs = np.random.default_rng(0).normal(size=(8, *spec.input_shape)).astype(np.float32)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
+        if name.endswith(".bn3"):
+            # Training makes a block's branch small beside its shortcut; without that fifty layers amplify any noise.
+            torch.nn.init.constant_(module.weight, 0.3)
     with torch.no_grad():
         for _ in range(2):
             model.train()(torch.from_numpy(inputs))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_fer.compile.calibrate import choose_ranges, collect, open_session, run_logits
 from edge_fer.compile.executed import executed_by_onnxruntime, executed_by_openvino
@@ -182,6 +182,11 @@ def test_int8_gives_the_labels_of_fp32(
         assert np.abs(expected - got).max() > 0, "nothing was quantised"
 
 
+def in_cpu(tensor: str) -> str:
+    """What the cpu dialect quantises for a tensor of the plan: the ResNet's input in blocks of two by two pixels."""
+    return "input.blocks2" if tensor == "input" else tensor
+
+
 def test_both_dialects_come_from_the_same_ranges(resnet_onnx, resnet_inputs, resnet_cpu, resnet_trt):
     (cpu, plan, thresholds), (trt, same_plan, same_thresholds) = resnet_cpu, resnet_trt
     assert plan == same_plan
@@ -189,7 +194,7 @@ def test_both_dialects_come_from_the_same_ranges(resnet_onnx, resnet_inputs, res
     assert set(thresholds) == set(plan.measured)
     for tensor in set(plan.points["cpu"]) & set(plan.points["trt"]):
         levels = 255 if tensor in plan.never_negative else 127
-        wide = float(Graph(cpu).array(f"{tensor}.scale")) * levels
+        wide = float(Graph(cpu).array(f"{in_cpu(tensor)}.scale")) * levels
         assert wide == pytest.approx(float(Graph(trt).array(f"{tensor}.scale")) * 127, rel=1e-6)
 
 
@@ -197,11 +202,47 @@ def test_the_cpu_dialect_is_unsigned_exactly_where_nothing_can_be_negative(resne
     model, plan, _ = resnet_cpu
     graph = Graph(model)
     for tensor in plan.points["cpu"]:
-        kind = graph.initializers[f"{tensor}.zero_point"].data_type
+        kind = graph.initializers[f"{in_cpu(tensor)}.zero_point"].data_type
         assert kind == (TensorProto.UINT8 if tensor in plan.never_negative else TensorProto.INT8)
     assert "layer1.0.conv1.relu" in plan.never_negative
     assert "conv1.relu.maxpool" in plan.never_negative
     assert {"input", "layer1.0.conv2", "layer2.0.downsample.0"} <= set(plan.points["cpu"]) - plan.never_negative
+
+
+def test_a_signed_tensor_that_several_layers_read_is_shifted_so_that_onnx_runtime_computes_in_int8():
+    """x = conv(input) without activation, read by two convolutions and an addition."""
+    rng = np.random.default_rng(0)
+    stored = {f"{k}.weight": rng.normal(0, 0.2, (16, 16 if k != "a" else 4, 3, 3)).astype(np.float32) for k in "abc"}
+    stored["fc.weight"] = rng.normal(size=(7, 16)).astype(np.float32)
+    conv = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    nodes = [
+        helper.make_node("Conv", ["input", "a.weight"], ["a"], "a", **conv),
+        helper.make_node("Conv", ["a", "b.weight"], ["b"], "b", **conv),
+        helper.make_node("Conv", ["b", "c.weight"], ["c"], "c", **conv),
+        helper.make_node("Add", ["a", "c"], ["sum"], "sum"),
+        helper.make_node("GlobalAveragePool", ["sum"], ["pool"], "pool"),
+        helper.make_node("Flatten", ["pool"], ["flat"], "flat"),
+        helper.make_node("Gemm", ["flat", "fc.weight"], ["logits"], "fc", transB=1),
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4, 8, 8])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 7])],
+            [numpy_helper.from_array(v, k) for k, v in stored.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    inputs = rng.normal(size=(4, 4, 8, 8)).astype(np.float32)
+    int8, plan, _ = quantised(model, inputs, "cpu")
+    graph = Graph(int8)
+    assert (graph.array("a.zero_point").dtype, int(graph.array("a.zero_point"))) == (np.uint8, 128)
+    assert (graph.array("b.zero_point").dtype, int(graph.array("b.zero_point"))) == (np.int8, 0)
+    assert executed_by_onnxruntime(int8).int8 == len(plan.layers) == 3
+    before, after = (run_logits(open_session(form, 1), inputs) for form in (model, int8))
+    assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
 
 
 def test_the_trt_dialect_quantises_only_the_shortcut_of_an_addition(resnet_trt):

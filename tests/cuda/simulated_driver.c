@@ -2,13 +2,14 @@
 
    It is as unkind as a driver may be. Streams are queues that nobody works on until somebody waits, so that a missing
    wait reads what was there before; new memory is poisoned; and every wrong handle, thread or order is a status or an
-   abort with a sentence. Kernels are callbacks that the test registers by name. Only one thread may be inside at a time
-   (the project's device belongs to one thread), which is checked.
+   abort with a sentence. Kernels are callbacks that the test registers by name; they run in the thread that waits. Any
+   thread may call, one at a time is inside, and each has a context of its own that is current.
 
    Statuses and constants are those of cuda.h; the structures behind handles are our own. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,14 +45,20 @@ static Kernel kernels[MAX_KERNELS];
 static size_t kernel_count, device_bytes_used, alive;
 static int retained, failure_after = -1, devices = 1;
 static uint64_t records;
-static __thread void *current;
+static __thread void *current, *beneath[8];
+static __thread size_t depth;
+static pthread_mutex_t door = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static char the_context;
 static size_t total_bytes = (size_t)2 << 30;
 
 static void die(const char *why) { fprintf(stderr, "simulated driver: %s\n", why); abort(); }
 static double now_ms(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return 1e3 * t.tv_sec + t.tv_nsec / 1e6; }
 
-#define NEED_CONTEXT if (current != &the_context || !retained) return INVALID_CONTEXT
+static int enter(void) { return pthread_mutex_lock(&door); }
+static void leave(int *entered) { if (!*entered) pthread_mutex_unlock(&door); }
+
+/* First in every call that touches something: one thread at a time, until the call returns. */
+#define NEED_CONTEXT __attribute__((cleanup(leave))) int entered = enter(); if (current != &the_context || !retained) return INVALID_CONTEXT
 #define NEED_HEALTH if (failure_after == 0) return LAUNCH_FAILED; if (failure_after > 0) failure_after--
 
 /* What tests ask. */
@@ -148,8 +155,17 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
   return OK;
 }
 int cuCtxSetCurrent(void *context) { current = context; return OK; }
-int cuCtxPushCurrent_v2(void *context) { current = context; return OK; }
-int cuCtxPopCurrent_v2(void **context) { *context = current; return OK; }
+int cuCtxPushCurrent_v2(void *context) {
+  if (depth == sizeof beneath / sizeof *beneath) die("contexts are pushed and never popped");
+  beneath[depth++] = current; current = context;
+  return OK;
+}
+int cuCtxPopCurrent_v2(void **context) {
+  *context = current;
+  if (!current) return INVALID_CONTEXT;
+  current = depth ? beneath[--depth] : NULL;
+  return OK;
+}
 int cuCtxSynchronize(void) {
   NEED_CONTEXT; NEED_HEALTH;
   for (Stream *s = streams; s; s = s->next) { int status = run_until(s, s->count); if (status) return status; }

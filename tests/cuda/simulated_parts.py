@@ -5,60 +5,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from simulated import SimulatedDevice
+from simulated import KernelFunction, SimulatedDevice
 
 from edge_fer.backends.registry import open_engine
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.spec import ModelSpec
-from edge_fer.cuda.device import Stream
+from edge_fer.cuda.device import Dim3
+from edge_fer.cuda.face_kernels import FACE, JOB
 from edge_fer.runtime.postprocess import softmax_into
 from edge_fer.runtime.preprocess import FaceCropper
 
 FLOAT_BYTES = 4
-HEADER = ("pointer", "height", "width", "faces", "whole")
 
 
-class SimulatedFaceKernels:
-    """``edge_fer.runtime.cuda_face_stage.FaceKernels``, reading its description when it runs, as device code does."""
+def face_kernels(model: ModelSpec) -> dict[str, KernelFunction]:
+    """The kernels of face.cu by their names, as functions of the CPU on the same structures in device memory."""
+    # A job's rectangles are the squares already, margin included.
+    cropper = FaceCropper(model.preprocess.model_copy(update={"margin": 0.0}))
 
-    def __init__(self, device: SimulatedDevice, model: ModelSpec, max_faces: int) -> None:
-        self._device, self._model = device, model
-        self._header = device.pinned((len(HEADER),), np.int64, mapped=True)
-        self._boxes = device.pinned((max_faces, 4), np.float32, mapped=True)
-        self._cropper = FaceCropper(model.preprocess)
+    def cut_faces(device: SimulatedDevice, grid: Dim3, block: Dim3, values: tuple[Any, ...]) -> None:
+        job_pointer, input_pointer = (value.value for value in values)
+        job = device.view(job_pointer, JOB.itemsize).view(JOB)[0]
+        count, height, width = (int(job[name]) for name in ("count", "height", "width"))
+        assert grid[2] == count, "described for another number of faces"
+        assert job["pitch"] == 3 * width
+        faces = device.view(job_pointer + JOB.itemsize, count * FACE.itemsize).view(FACE)
+        picture = device.view(int(job["pixels"]), height * width * 3).reshape(height, width, 3)
+        for row, face in zip(floats(device, input_pointer, (count, *model.input_shape)), faces, strict=True):
+            left, top, wide, high = (int(side) for side in face)
+            if (left, top, wide, high) == (0, 0, width, height):
+                cropper.whole_into(row, picture)
+            else:
+                cropper.crop_into(row, picture, np.array([left, top, left + wide, top + high], np.float32))
 
-    def describe(
-        self, picture_pointer: int, size_hw: tuple[int, int], boxes_xyxy: NDArray[np.float32], *, whole: bool = False
-    ) -> None:
-        self._header.array[:] = (picture_pointer, *size_hw, len(boxes_xyxy), whole)
-        self._boxes.array[: len(boxes_xyxy)] = boxes_xyxy
+    def softmax_rows(device: SimulatedDevice, _grid: Dim3, _block: Dim3, values: tuple[Any, ...]) -> None:
+        logits, scores, *shape = (value.value for value in values)
+        softmax_into(floats(device, scores, tuple(shape)), floats(device, logits, tuple(shape)))
 
-    def preprocess(self, input_pointer: int, n: int, stream: Stream) -> None:
-        shape = (n, *self._model.input_shape)
-
-        def run() -> None:
-            pointer, height, width, faces, whole = (int(value) for value in self._header.array)
-            assert faces == n, "described for another number of faces"
-            picture = self._device.view(pointer, height * width * 3).reshape(height, width, 3)
-            for row, box in zip(floats(self._device, input_pointer, shape), self._boxes.array, strict=False):
-                if whole:
-                    self._cropper.whole_into(row, picture)
-                else:
-                    self._cropper.crop_into(row, picture, box)
-
-        self._device.enqueue(stream.handle, run)
-
-    def softmax(self, logits_pointer: int, scores_pointer: int, n: int, stream: Stream) -> None:
-        shape = (n, len(self._model.labels))
-
-        def run() -> None:
-            softmax_into(floats(self._device, scores_pointer, shape), floats(self._device, logits_pointer, shape))
-
-        self._device.enqueue(stream.handle, run)
+    return {"cut_faces": cut_faces, "softmax_rows": softmax_rows}
 
 
 def floats(device: SimulatedDevice, pointer: int, shape: tuple[int, ...]) -> NDArray[np.float32]:

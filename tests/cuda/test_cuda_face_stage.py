@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from simulated import MX250, SimulatedDevice, SimulatedEvent
-from simulated_parts import SimulatedEngine, SimulatedFaceKernels
+from simulated_parts import SimulatedEngine, face_kernels
 
 from edge_fer.backends.registry import open_engine
 from edge_fer.cli.run import DEMO
@@ -19,7 +19,8 @@ from edge_fer.core.bundle import Bundle
 from edge_fer.core.errors import DeviceError
 from edge_fer.core.faces import Faces
 from edge_fer.cuda.copies import Copies
-from edge_fer.cuda.device import DeviceInfo
+from edge_fer.cuda.device import DeviceInfo, Stream
+from edge_fer.cuda.face_kernels import CudaFaceKernels
 from edge_fer.cuda.lane import Lane
 from edge_fer.cuda.pinned_pictures import PinnedPictures
 from edge_fer.runtime.cuda_face_stage import STEADY, CudaFaceStage, CudaPlace, rows_with_faces
@@ -46,11 +47,11 @@ class Gpu:
         *,
         info: DeviceInfo = MX250,
         transfer: Transfer | None = None,
-        kernels: Callable[..., SimulatedFaceKernels] = SimulatedFaceKernels,
+        kernels: Callable[..., CudaFaceKernels] = CudaFaceKernels,
         graphs: bool = True,
         max_batch: int = 8,
     ) -> None:
-        self.device = SimulatedDevice(info=info)
+        self.device = SimulatedDevice(face_kernels(bundle.manifest.classifier), info=info)
         self.copies = Copies()
         self.lane = Lane(self.device)
         self.pictures = PinnedPictures(self.lane, self.copies)
@@ -62,7 +63,7 @@ class Gpu:
             self.copies,
             transfer=transfer,
             graphs=graphs,
-            load_kernels=kernels,  # type: ignore[arg-type]
+            load_kernels=kernels,
         )
 
     def picture(self, seed: int, size_hw: tuple[int, int] = SIZE_HW) -> NDArray[np.uint8]:
@@ -266,16 +267,16 @@ def test_a_mistake_in_the_order_gives_wrong_scores_here(
 
 
 def test_boxes_that_are_frozen_into_the_graph_give_wrong_scores_here(shipped: Bundle, expected: Callable) -> None:
-    class Frozen(SimulatedFaceKernels):
-        def preprocess(self, input_pointer: int, n: int, stream: object) -> None:
-            kept = self._boxes.array.copy()
-            run = SimulatedFaceKernels.preprocess
+    class Frozen(CudaFaceKernels):
+        def preprocess(self, input_pointer: int, n: int, stream: Stream) -> None:
+            kept = self._faces.copy()
 
             def describe_again() -> None:
-                self._boxes.array[:] = kept
+                self._faces[:] = kept
 
-            self._device.enqueue(stream.handle, describe_again)  # type: ignore[attr-defined]
-            run(self, input_pointer, n, stream)  # type: ignore[arg-type]
+            assert isinstance(self._device, SimulatedDevice)
+            self._device.enqueue(stream.handle, describe_again)
+            super().preprocess(input_pointer, n, stream)
 
     with pytest.raises(AssertionError):
         frames_agree(Gpu(shipped, kernels=Frozen), expected)
@@ -424,4 +425,4 @@ def test_an_engine_that_takes_no_addresses_is_refused(shipped: Bundle) -> None:
         open_engine(shipped, backend="onnxruntime", precision="int8") as engine,
         pytest.raises(DeviceError, match="no addresses"),
     ):
-        CudaFaceStage(gpu.lane, engine, gpu.pictures, gpu.copies, load_kernels=SimulatedFaceKernels)  # type: ignore[arg-type]
+        CudaFaceStage(gpu.lane, engine, gpu.pictures, gpu.copies)  # type: ignore[arg-type]

@@ -72,9 +72,10 @@ def levels(spec: PreprocessSpec, values: NDArray[np.float32]) -> NDArray[np.floa
 
 
 def assert_same_pixels(spec: PreprocessSpec, got: NDArray[np.float32], want: NDArray[np.float32]) -> None:
+    """At most one level apart, and that seldom: OpenCV sums areas in float32, the kernel in whole numbers."""
     gaps = np.abs(levels(spec, got) - levels(spec, want))
     assert gaps.max() < 1.01
-    assert (gaps > 0.5).mean() < 0.05, "one value in twenty may round the other way"
+    assert (gaps > 0.5).mean() < 0.02
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))

@@ -89,7 +89,7 @@ def test_plain_safetensors_are_read_like_a_state_dict(tmp_path, weights):
 
 
 def test_a_plain_state_dict_needs_its_architecture_named(tmp_path, weights):
-    with pytest.raises(UsageError, match=r"plain state dict.*--arch: compact, convnext_base, .*resnet18"):
+    with pytest.raises(UsageError, match=r"plain state dict.*--arch: cnn_baseline, compact, .*resnet18"):
         load_checkpoint(saved(tmp_path, weights))
     with pytest.raises(UsageError, match="Unknown architecture 'resnet19'"):
         load_checkpoint(tmp_path / "weights.pt", ContractOverrides(arch="resnet19"))

@@ -16,8 +16,9 @@ from edge_fer.core.engine import Engine
 from edge_fer.core.errors import DeviceError, EdgeFerError
 from edge_fer.core.faces import Faces
 from edge_fer.runtime import backoff
+from edge_fer.runtime.face_stage import IN_FLIGHT
 from edge_fer.runtime.frames import Frame
-from edge_fer.runtime.pipeline import IN_THE_MIDDLE, LoopStats, Pipeline
+from edge_fer.runtime.pipeline import LoopStats, Pipeline
 
 BOX = (20.0, 20.0, 90.0, 90.0)
 
@@ -166,7 +167,7 @@ def test_an_engine_that_stalls_leaves_at_most_the_frames_on_their_way(engine: En
     stats = pipeline.stats
     assert stats.frames + stats.dropped == camera.taken == 103
     old = [index for index in sink.indices if 2 < index < 102]
-    assert len(old) <= IN_THE_MIDDLE
+    assert len(old) <= IN_FLIGHT
     assert sink.indices[-1] == 102
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_fer.train.augment import AugmentSpec, augment, mix
+from edge_fer.train.augment import AugmentSpec, augment, mix, motion_kernels
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -60,3 +60,24 @@ def test_mixing_keeps_targets_a_distribution_and_weighs_pixels_like_targets(seed
     torch.testing.assert_close(soft.sum(1), torch.ones(6))
     # Each image is a constant equal to its index, so the mean pixel must equal the target's expectation.
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), soft @ ids.float(), atol=1e-4, rtol=0)
+
+
+def test_motion_blur_smears_along_a_line_and_keeps_the_light() -> None:
+    kernels = motion_kernels(64, 8, seeded())
+    assert kernels.shape == (64, 9, 9)
+    torch.testing.assert_close(kernels.sum(dim=(1, 2)), torch.ones(64))
+    at = torch.arange(9.0) - 4
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    for kernel in kernels:
+        moments = torch.stack([(kernel * a * b).sum() for a, b in ((x, x), (x, y), (x, y), (y, y))]).view(2, 2)
+        across, along = torch.linalg.eigvalsh(moments).tolist()
+        assert across < 0.35  # about a pixel wide, whatever the angle
+        assert along > across - 1e-6
+    flat = torch.full((4, 3, 16, 16), 0.4)
+    out = augment(flat, AugmentSpec(flip=False, motion_blur_probability=1.0), seeded(), (16, 16))
+    torch.testing.assert_close(out, flat, atol=1e-4, rtol=0)
+    point = torch.zeros(8, 1, 17, 17)
+    point[:, :, 8, 8] = 1.0
+    out = augment(point, AugmentSpec(flip=False, motion_blur_probability=1.0), seeded(), (17, 17))
+    torch.testing.assert_close(out.sum(dim=(1, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)
+    assert (out[:, 0, 8, 8] < 0.9).all()

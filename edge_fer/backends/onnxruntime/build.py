@@ -6,8 +6,10 @@ Storing the optimised graph makes a cold start cheaper, and lets a reader see wh
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from edge_fer.backends.host import cpu_identity
 from edge_fer.core.engine import HEIGHT, WIDTH
@@ -25,6 +27,24 @@ def version() -> str | None:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(package)
     return None
+
+
+def missing() -> MissingDependencyError:
+    """What to say where it is not installed."""
+    return MissingDependencyError("onnxruntime", extra="", purpose="the ONNX Runtime backend")
+
+
+def import_library() -> Any:
+    """The ``onnxruntime`` package.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing() from None
+    return onnxruntime
 
 
 def device() -> str:
@@ -47,17 +67,22 @@ def onnx_form(precision: str) -> str:
 
 
 def build(
-    onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int, input_shape: tuple[int, int, int]
+    onnx: Path,
+    out: Path,
+    *,
+    precision: str,
+    max_batch: int,
+    threads: int,
+    input_shape: tuple[int, int, int],
+    on_step: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Write the engine's files into ``out`` and return their names.
 
-    ``input_shape`` (C, H, W) is fixed in the engine even where the ONNX file leaves it open.
+    ``input_shape`` (C, H, W) is fixed in the engine even where the ONNX file leaves it open. ``on_step`` is for
+    backends that take minutes; here it is told nothing.
     """
     onnx_form(precision)
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise MissingDependencyError("onnxruntime", extra="", purpose="the ONNX Runtime backend") from None
+    ort = import_library()
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,19 @@ def import_openvino() -> Any:
     try:
         import openvino
     except ImportError:
-        raise MissingDependencyError("openvino", extra="openvino", purpose="the OpenVINO backend") from None
+        raise missing() from None
     finally:
         if hidden:
             del sys.modules[TELEMETRY]
     return openvino
+
+
+def missing() -> MissingDependencyError:
+    """What to say where it is not installed."""
+    return MissingDependencyError("openvino", extra="openvino", purpose="the OpenVINO backend")
+
+
+import_library = import_openvino
 
 
 def precisions() -> tuple[str, ...]:
@@ -80,11 +89,19 @@ def settings(precision: str, threads: int) -> dict[str, Any]:
 
 
 def build(
-    onnx: Path, out: Path, *, precision: str, max_batch: int, threads: int, input_shape: tuple[int, int, int]
+    onnx: Path,
+    out: Path,
+    *,
+    precision: str,
+    max_batch: int,
+    threads: int,
+    input_shape: tuple[int, int, int],
+    on_step: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Write the engine's files into ``out`` and return their names.
 
-    ``input_shape`` (C, H, W) is fixed in the engine even where the ONNX file leaves it open.
+    ``input_shape`` (C, H, W) is fixed in the engine even where the ONNX file leaves it open. ``on_step`` is for
+    backends that take minutes; here it is told nothing.
 
     Raises:
         ProviderError: the plugin would compute in another precision than the one asked for.

@@ -91,31 +91,31 @@ static __device__ void averaged(const Job &job, const Face &face, int x, int y, 
     for (int c = 0; c < job.channels; c++) sums[c] += tall * line[c];
   }
   unsigned long long whole = (unsigned long long)face.width * face.height;
-  for (int c = 0; c < job.channels; c++) out[c] = (int)((2 * sums[c] + whole) / (2 * whole));
+  for (int c = 0; c < job.channels; c++) {
+    unsigned long long doubled = 2 * sums[c] + whole;
+    out[c] = (int)(doubled / (2 * whole));
+    if (doubled % (2 * whole) == 0) out[c] &= ~1;  // a half goes to the even one, as in OpenCV
+  }
 }
 
-// Where an output pixel's centre falls between two source pixels, along one axis; the weight of the second in 1/2048.
+// Where an output pixel's centre falls between two source pixels, along one axis: the first of them, which may lie
+// before or at the end of the rectangle, and the weight of the second in 1/2048.
 static __device__ int between(int at, int in, int out, int *second_weight) {
-  float place = (at + 0.5f) * ((float)in / (float)out) - 0.5f;
+  float place = (float)((at + 0.5) * ((double)in / out) - 0.5);
   int first = (int)floorf(place);
-  float share = place - first;
-  if (first < 0) {
-    first = 0;
-    share = 0.0f;
-  }
-  if (first >= in - 1) {
-    first = in - 1;
-    share = 0.0f;
-  }
-  *second_weight = (int)rintf(share * 2048.0f);
+  *second_weight = (int)rintf((place - first) * 2048.0f);
   return first;
 }
 
 static __device__ void interpolated(const Job &job, const Face &face, int x, int y, int out[3]) {
   int across, down, upper_left[3], upper_right[3], lower_left[3], lower_right[3];
   int column = between(x, face.width, job.out_width, &across), row = between(y, face.height, job.out_height, &down);
-  // The second pixel has no weight where there is none inside the rectangle.
-  int next_column = column + (across > 0), next_row = row + (down > 0);
+  // At the ends OpenCV gives one column the whole weight, but shares it between two rows that are the same one.
+  if (column < 0 || column >= face.width - 1) across = 0;
+  column = clamped(column, 0, face.width - 1);
+  int next_column = column + (across > 0);
+  int next_row = clamped(row + 1, 0, face.height - 1);
+  row = clamped(row, 0, face.height - 1);
   coloured(job, face.left + column, face.top + row, upper_left);
   coloured(job, face.left + next_column, face.top + row, upper_right);
   coloured(job, face.left + column, face.top + next_row, lower_left);
@@ -159,9 +159,7 @@ extern "C" __global__ void softmax_rows(const float *logits, float *scores, int 
   const float *in = logits + row * classes;
   float *out = scores + row * classes, largest = in[0], sum = 0.0f;
   for (int c = 1; c < classes; c++) largest = fmaxf(largest, in[c]);
-  for (int c = 0; c < classes; c++) {
-    out[c] = expf(in[c] - largest);
-    sum += out[c];
-  }
-  for (int c = 0; c < classes; c++) out[c] /= sum;
+  for (int c = 0; c < classes; c++) sum += expf(in[c] - largest);
+  // The scores lie in host memory: each is written once and never read back over the bus.
+  for (int c = 0; c < classes; c++) out[c] = expf(in[c] - largest) / sum;
 }

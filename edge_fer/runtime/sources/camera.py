@@ -7,6 +7,7 @@ import sys
 import cv2
 
 from edge_fer.core.errors import UsageError
+from edge_fer.runtime.frames import PictureMemory
 from edge_fer.runtime.sources.capture import open_capture
 from edge_fer.runtime.sources.live import LiveSource
 
@@ -27,7 +28,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(wide), int(high)
 
 
-def open_camera(index: int, *, pool_size: int, size: tuple[int, int] = SIZE, fps: float = FPS) -> LiveSource:
+def open_camera(
+    index: int,
+    *,
+    pool_size: int,
+    size: tuple[int, int] = SIZE,
+    fps: float = FPS,
+    memory: PictureMemory | None = None,
+) -> LiveSource:
     """Open camera ``index`` and ask for MJPG at a size (width, height) and a rate; what was granted is in ``info``.
 
     MJPG, because over USB 2 uncompressed 720p comes at ten frames a second; a driver without it keeps its own format.
@@ -63,6 +71,7 @@ def open_camera(index: int, *, pool_size: int, size: tuple[int, int] = SIZE, fps
         connect,
         f"camera {index}",
         pool_size=pool_size,
+        memory=memory,
         fix=f"Check that it is plugged in, allowed, and not used by another program ({listing}); or try --demo.",
         describe=describe,
     )

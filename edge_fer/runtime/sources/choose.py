@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 
 from edge_fer.core.errors import SourceError
-from edge_fer.runtime.frames import FrameSource
+from edge_fer.runtime.frames import FrameSource, PictureMemory
 from edge_fer.runtime.sources.images import SUFFIXES, Images, find_images
 from edge_fer.runtime.sources.stream import SCHEMES, open_stream
 from edge_fer.runtime.sources.video_file import VideoFile
@@ -14,22 +14,23 @@ from edge_fer.runtime.sources.video_file import VideoFile
 SYNTHETIC = "synthetic:"
 
 
-def open_source(text: str, *, pool_size: int, paced: bool = False) -> FrameSource:
+def open_source(text: str, *, pool_size: int, paced: bool = False, memory: PictureMemory | None = None) -> FrameSource:
     """A video file, a picture, a folder or glob of pictures, a URL, or ``synthetic:FILE`` (a file played as a camera).
 
     Args:
         pool_size: how many frames the consumers may hold at the same time.
         paced: play files at their own rate.
+        memory: where moving pictures are decoded to; single pictures lie in ordinary memory always.
 
     Raises:
         SourceError: nothing is there, or it is none of these; one sentence says which.
     """
     if text.lower().startswith(SCHEMES):
-        return open_stream(text, pool_size=pool_size, paced=paced)
+        return open_stream(text, pool_size=pool_size, paced=paced, memory=memory)
     if text.startswith(SYNTHETIC):
         from edge_fer.runtime.sources.synthetic import SyntheticCamera
 
-        return SyntheticCamera(Path(text.removeprefix(SYNTHETIC)), pool_size=pool_size)
+        return SyntheticCamera(Path(text.removeprefix(SYNTHETIC)), pool_size=pool_size, memory=memory)
     path = Path(text)
     if path.is_dir():
         return Images(find_images(path), f"folder {path}")
@@ -38,7 +39,7 @@ def open_source(text: str, *, pool_size: int, paced: bool = False) -> FrameSourc
             raise SourceError(f"{path} is empty (0 bytes).")
         if path.suffix.lower() in SUFFIXES:
             return Images([path], path.name)
-        return VideoFile(path, pool_size=pool_size, paced=paced)
+        return VideoFile(path, pool_size=pool_size, paced=paced, memory=memory)
     if any(character in text for character in "*?["):
         found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns too)
         return Images([p for p in found if p.suffix.lower() in SUFFIXES], f"pattern {text}")

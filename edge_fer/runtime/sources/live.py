@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from edge_fer.core.errors import SourceError
-from edge_fer.runtime.frames import Frame, FramePool, Mailbox, SourceInfo
+from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 8.0
 LOST_AFTER_S = 60.0
@@ -28,6 +28,7 @@ class LiveSource:
         connect: opens the device, or returns ``None``.
         name: how people call it, for messages.
         pool_size: frames that consumers may hold at once.
+        memory: where their pictures lie; default: ordinary memory.
         describe: what was granted, in words, of the first capture; default: the name.
     """
 
@@ -37,6 +38,7 @@ class LiveSource:
         name: str,
         *,
         pool_size: int,
+        memory: PictureMemory | None = None,
         lost_after_s: float = LOST_AFTER_S,
         fix: str = "",
         describe: Callable[[cv2.VideoCapture], str] | None = None,
@@ -48,7 +50,7 @@ class LiveSource:
         self._info = _info(capture, describe(capture) if describe else name)
         self.on_state: Callable[[str], None] = lambda _state: None
         # One frame is being decoded into, one waits in the mailbox.
-        self._pool = FramePool(pool_size + 2)
+        self._pool = FramePool(pool_size + 2, memory)
         self._mailbox = Mailbox()
         self._stop = threading.Event()
         self._wanted = False
@@ -91,7 +93,7 @@ class LiveSource:
                         self._disconnect(capture)
                         capture = None
                     continue
-                grabbed, image = capture.read(frame.image_bgr if frame.image_bgr.size else None)
+                grabbed, image = capture.read(frame.target(self._info.height, self._info.width))
                 if not grabbed:
                     frame.release()
                     self._disconnect(capture)
@@ -101,7 +103,7 @@ class LiveSource:
                     self.state = "live"
                     self.on_state("")
                 pause, alive = 0.0, time.perf_counter()
-                frame.image_bgr = np.asarray(image, dtype=np.uint8)
+                frame.hold(np.asarray(image, dtype=np.uint8))
                 frame.captured_ns = time.perf_counter_ns()
                 began_ns = began_ns or frame.captured_ns
                 frame.index, frame.time_ms = index, (frame.captured_ns - began_ns) / 1e6

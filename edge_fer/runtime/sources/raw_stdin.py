@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from edge_fer.core.errors import SourceError, UsageError
-from edge_fer.runtime.frames import Frame, FramePool, Mailbox, SourceInfo
+from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 
 AHEAD = 2
 POLL_S = 0.2
@@ -97,12 +97,15 @@ class RawStdin:
         layout: what the bytes mean.
         pool_size: frames that consumers may hold at once.
         descriptor: where to read; it stays open.
+        memory: where the frames' pictures lie; default: ordinary memory.
 
     Raises:
         SourceError: standard input is a terminal, or closed.
     """
 
-    def __init__(self, layout: RawFormat, *, pool_size: int, descriptor: int = 0) -> None:
+    def __init__(
+        self, layout: RawFormat, *, pool_size: int, descriptor: int = 0, memory: PictureMemory | None = None
+    ) -> None:
         try:
             if os.isatty(descriptor):
                 raise SourceError("Standard input is a terminal, not frames.", fix=f"Feed it: {FEED}")
@@ -114,7 +117,7 @@ class RawStdin:
         description = f"raw {layout.pixels} frames on stdin"
         self._info = SourceInfo(description, layout.width, layout.height, layout.fps, live=layout.live)
         # One frame is being read into, and what waits.
-        self._pool = FramePool(pool_size + 1 + (1 if layout.live else AHEAD))
+        self._pool = FramePool(pool_size + 1 + (1 if layout.live else AHEAD), memory)
         self._raw = np.empty(layout.shape, np.uint8)
         self._conversion = FORMATS[layout.pixels][1]
         self._mailbox = Mailbox()
@@ -166,9 +169,8 @@ class RawStdin:
     def _fill(self, frame: Frame, index: int) -> bool:
         """Read one whole frame; false at the end of the input."""
         layout = self._layout
-        if frame.image_bgr.shape != (layout.height, layout.width, 3):
-            frame.image_bgr = np.empty((layout.height, layout.width, 3), np.uint8)
-        target = frame.image_bgr if self._conversion is None else self._raw
+        picture = frame.room((layout.height, layout.width, 3))
+        target = picture if self._conversion is None else self._raw
         got = self._read_into(target.data.cast("B"))
         if got < layout.frame_bytes:
             if self._stop:
@@ -183,7 +185,7 @@ class RawStdin:
                 self._error = SourceError("Standard input ended before the first frame.", fix=f"Feed it: {FEED}")
             return False
         if self._conversion is not None:
-            cv2.cvtColor(self._raw, self._conversion, dst=frame.image_bgr)
+            cv2.cvtColor(self._raw, self._conversion, dst=picture)
         return True
 
     def _read_into(self, view: memoryview) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 
 from edge_fer.core.errors import SourceError
-from edge_fer.runtime.frames import FrameSource
+from edge_fer.runtime.frames import FrameSource, PictureMemory
 from edge_fer.runtime.sources.capture import open_media
 from edge_fer.runtime.sources.live import LiveSource
 from edge_fer.runtime.sources.video_file import VideoFile
@@ -16,7 +16,7 @@ TIMEOUT_MS = 5000
 """A stream that is silent for this long is given up and opened again; shorter than the loop's own patience."""
 
 
-def open_stream(url: str, *, pool_size: int, paced: bool = False) -> FrameSource:
+def open_stream(url: str, *, pool_size: int, paced: bool = False, memory: PictureMemory | None = None) -> FrameSource:
     """Open a stream by URL. Credentials in the URL are never shown.
 
     A URL whose video has an end (a file on a web server) is read as a file is: in order, nothing dropped, once.
@@ -30,10 +30,11 @@ def open_stream(url: str, *, pool_size: int, paced: bool = False) -> FrameSource
     if first is None:
         raise SourceError(f"stream {shown} cannot be opened.", fix="Check the address with: ffplay URL")
     if first.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-        return VideoFile.of_capture(first, shown, pool_size=pool_size, paced=paced)
+        return VideoFile.of_capture(first, shown, pool_size=pool_size, paced=paced, memory=memory)
     opened = [first]
     return LiveSource(
         lambda: opened.pop() if opened else open_media(url, timeout_ms=TIMEOUT_MS),
         f"stream {shown}",
         pool_size=pool_size,
+        memory=memory,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.errors import SourceError
-from edge_fer.runtime.frames import Frame, FramePool, Mailbox, SourceInfo
+from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
 
 MEMORY_BYTES = 1 << 30
@@ -29,7 +29,15 @@ class SyntheticCamera:
         frames: total number to deliver, then the source ends; ``None`` plays the clip once.
     """
 
-    def __init__(self, path: Path, *, pool_size: int, fps: float | None = None, frames: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        pool_size: int,
+        fps: float | None = None,
+        frames: int | None = None,
+        memory: PictureMemory | None = None,
+    ) -> None:
         self._images, rate = _decode_all(path)
         self._fps = fps or rate or 30.0
         self._count = frames if frames is not None else len(self._images)
@@ -42,7 +50,7 @@ class SyntheticCamera:
             live=True,
             frames=self._count,
         )
-        self._pool = FramePool(pool_size + 2)
+        self._pool = FramePool(pool_size + 2, memory)
         self._mailbox = Mailbox()
         self._starved = 0
         self._stop = threading.Event()
@@ -67,9 +75,7 @@ class SyntheticCamera:
                 self._starved += 1
                 continue
             image = self._images[index % len(self._images)]
-            if frame.image_bgr.shape != image.shape:
-                frame.image_bgr = np.empty_like(image)
-            np.copyto(frame.image_bgr, image)
+            np.copyto(frame.room(image.shape), image)
             frame.index, frame.time_ms, frame.captured_ns = index, 1000 * index / self._fps, time.perf_counter_ns()
             self._mailbox.put(frame)
         self._mailbox.close()

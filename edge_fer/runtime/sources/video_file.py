@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from edge_fer.core.errors import SourceError
-from edge_fer.runtime.frames import Frame, FramePool, SourceInfo
+from edge_fer.runtime.frames import Frame, FramePool, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
 from edge_fer.runtime.sources.container import check_container
 
@@ -28,23 +28,39 @@ NOMINAL_FPS = 25.0
 class VideoFile:
     """Frames of a file in order. ``paced`` hands them out at the file's own rate, for showing to people."""
 
-    def __init__(self, path: Path, *, pool_size: int, paced: bool = False) -> None:
+    def __init__(self, path: Path, *, pool_size: int, paced: bool = False, memory: PictureMemory | None = None) -> None:
         if not path.is_file():
             raise SourceError(f"There is no video {path}.")
         check_container(path)
         capture = open_media(str(path))
         if capture is None:
             raise SourceError(f"{path} is not a video that OpenCV can decode.")
-        self._start(capture, str(path), path.name, pool_size, paced)
+        self._start(capture, str(path), path.name, pool_size, paced, memory)
 
     @classmethod
-    def of_capture(cls, capture: cv2.VideoCapture, name: str, *, pool_size: int, paced: bool = False) -> VideoFile:
+    def of_capture(
+        cls,
+        capture: cv2.VideoCapture,
+        name: str,
+        *,
+        pool_size: int,
+        paced: bool = False,
+        memory: PictureMemory | None = None,
+    ) -> VideoFile:
         """A file that lies elsewhere (a finished video behind a URL), already opened."""
         source = cls.__new__(cls)
-        source._start(capture, name, name, pool_size, paced)
+        source._start(capture, name, name, pool_size, paced, memory)
         return source
 
-    def _start(self, capture: cv2.VideoCapture, name: str, description: str, pool_size: int, paced: bool) -> None:
+    def _start(
+        self,
+        capture: cv2.VideoCapture,
+        name: str,
+        description: str,
+        pool_size: int,
+        paced: bool,
+        memory: PictureMemory | None,
+    ) -> None:
         self._path, self._paced = name, paced
         self._capture: cv2.VideoCapture | None = capture
         width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
@@ -53,7 +69,7 @@ class VideoFile:
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = fps if 0 < fps < 1000 else 0.0
         self._info = SourceInfo(description, width, height, fps, live=False, frames=count if count > 0 else None)
-        self._pool = FramePool(pool_size + AHEAD + 1)
+        self._pool = FramePool(pool_size + AHEAD + 1, memory)
         self._ready: queue.Queue[Frame | SourceError | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._decode, name="decode", daemon=True)
@@ -75,11 +91,11 @@ class VideoFile:
             frame = self._pool.take(0.1)
             if frame is None:
                 continue
-            grabbed, image = capture.read(frame.image_bgr if frame.image_bgr.size else None)
+            grabbed, image = capture.read(frame.target(self._info.height, self._info.width))
             if not grabbed:
                 self._hand_over(None if index else SourceError(f"{self._path} holds no frame that can be decoded."))
                 return
-            frame.image_bgr = np.asarray(image, dtype=np.uint8)
+            frame.hold(np.asarray(image, dtype=np.uint8))
             time_ms = self._time_of(float(capture.get(cv2.CAP_PROP_POS_MSEC)), index, time_ms)
             frame.index, frame.time_ms = index, time_ms
             if self._paced:

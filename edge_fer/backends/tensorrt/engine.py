@@ -1,0 +1,205 @@
+"""Run a plan: host arrays in pinned memory for everybody, device addresses for a loop that lives on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.backends.base import HostEngine
+from edge_fer.backends.tensorrt.build import ENGINE_FILE
+from edge_fer.backends.tensorrt.library import import_tensorrt, listener, listening
+from edge_fer.core.engine import INPUT, OUTPUT, Slot
+from edge_fer.core.errors import BundleError, DeviceError
+from edge_fer.core.manifest import EngineManifest
+from edge_fer.cuda.device import CudaDevice
+
+_FLOAT_BYTES = 4
+
+
+class TensorRtSlot:
+    """Pinned arrays, device buffers, a stream, and an execution context for every number of faces that came up.
+
+    A captured graph belongs to the state of the context that it was captured from, and a change of the context's input
+    shape changes that state. So a context has one shape for good. Those of a slot never run at the same time and share
+    the memory of its activations.
+    """
+
+    def __init__(self, trt: Any, engine: Any, device: CudaDevice, manifest: EngineManifest) -> None:
+        spec, batch = manifest.model, manifest.max_batch
+        self._row_shapes = {INPUT: spec.input_shape, OUTPUT: spec.output_shape}
+        self._row_bytes = {name: int(np.prod(shape)) * _FLOAT_BYTES for name, shape in self._row_shapes.items()}
+        self.host = {n: device.pinned((batch, *shape), np.float32) for n, shape in self._row_shapes.items()}
+        self.memory = {name: device.allocate(batch * size) for name, size in self._row_bytes.items()}
+        self.stream, self.done = device.stream(), device.event()
+        self._trt, self._engine, self._name = trt, engine, spec.name
+        self._activation_bytes = activation_bytes(engine)
+        self._activations = device.allocate(max(self._activation_bytes, 1))
+        self._contexts: dict[int, Any] = {}
+        self.context_for(1)
+        self._inputs: Mapping[str, NDArray[np.float32]] = MappingProxyType({INPUT: self.host[INPUT].array})
+        self._outputs: Mapping[str, NDArray[np.float32]] = MappingProxyType({OUTPUT: self.host[OUTPUT].array})
+
+    @property
+    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> Mapping[str, NDArray[np.float32]]:
+        return self._outputs
+
+    @property
+    def input_pointer(self) -> int:
+        return self.memory[INPUT].pointer
+
+    @property
+    def output_pointer(self) -> int:
+        return self.memory[OUTPUT].pointer
+
+    def bytes_of(self, name: str, n: int) -> int:
+        """Size of ``n`` rows of the input or output."""
+        return n * self._row_bytes[name]
+
+    def context_for(self, n: int) -> Any:
+        """The context whose input is ``n`` rows.
+
+        Raises:
+            DeviceError: there is no memory for another one, or the plan's profile does not reach so far.
+        """
+        if (made := self._contexts.get(n)) is not None:
+            return made
+        trt, engine = self._trt, self._engine
+        with listening(trt) as said:
+            if hasattr(trt, "ExecutionContextAllocationStrategy"):
+                context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            else:
+                context = engine.create_execution_context_without_device_memory()
+            if context is None:
+                raise DeviceError(
+                    f"The GPU has no memory left for another execution context of {self._name}: {said.last()}.",
+                    fix="Close what else uses the GPU (nvidia-smi lists it), or build for fewer faces.",
+                )
+            if hasattr(context, "set_device_memory"):
+                context.set_device_memory(self._activations.pointer, self._activation_bytes)
+            else:
+                context.device_memory = self._activations.pointer
+            for name, memory in self.memory.items():
+                if not context.set_tensor_address(name, memory.pointer):
+                    raise BundleError(f"The plan of {self._name} has no tensor {name!r}: {said.last()}.")
+            if not context.set_input_shape(INPUT, (n, *self._row_shapes[INPUT])):
+                raise DeviceError(f"TensorRT takes no {n} faces of {self._name}: {said.last()}.")
+        self._contexts[n] = context
+        return context
+
+    def close(self) -> None:
+        """Let go of the contexts, which must not outlive their engine."""
+        self.stream.synchronize()
+        self._contexts.clear()
+        self._engine = None
+
+
+class TensorRtEngine(HostEngine[TensorRtSlot]):
+    """A plan on a GPU. ``submit`` returns as soon as copy, inference and copy are queued on the slot's stream."""
+
+    def __init__(self, folder: Path, manifest: EngineManifest, device: CudaDevice, *, slots: int) -> None:
+        self._trt, self.device = import_tensorrt(), device
+        with listening(self._trt) as said:
+            self._runtime = self._trt.Runtime(listener(self._trt))
+            self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE_FILE).read_bytes())
+        if self._engine is None:
+            if said.mentions("out of memory", "outofmemory"):
+                raise DeviceError(
+                    f"The GPU has no memory left for {manifest.model.name}: {said.last()}.",
+                    fix="Close what else uses the GPU (nvidia-smi lists it).",
+                )
+            raise BundleError(f"{manifest.backend_version} does not load the plan in {folder}: {said.last()}.")
+        _check_tensors(self._engine, manifest, folder)
+        super().__init__(manifest, [TensorRtSlot(self._trt, self._engine, device, manifest) for _ in range(slots)])
+
+    def enqueue(self, slot: Slot, stream: int, n: int) -> None:
+        """See :class:`edge_fer.core.engine.DeviceEngine`.
+
+        Raises:
+            DeviceError: TensorRT refuses, or the device was lost.
+        """
+        if not isinstance(slot, TensorRtSlot) or slot not in self._slots:
+            raise ValueError("the slot belongs to another engine")
+        if not 1 <= n <= self._manifest.max_batch:
+            raise ValueError(f"n must lie in 1..{self._manifest.max_batch}, not {n}")
+        self.device.take_over()  # free, unless the loop's thread is another one than the one that opened the engine
+        context = slot.context_for(n)
+        if not context.execute_async_v3(stream):
+            said = listener(self._trt).said
+            raise DeviceError(f"TensorRT failed during inference of {n} faces: {said.last()}.")
+
+    def layers(self) -> str:
+        """The engine inspector's report, as JSON."""
+        inspector = self._engine.create_engine_inspector()
+        report: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return report
+
+    def _start(self, slot: TensorRtSlot, n: int) -> None:
+        self.device.take_over()
+        self.device.copy_to_device(slot.memory[INPUT], slot.host[INPUT], slot.bytes_of(INPUT, n), slot.stream)
+        self.enqueue(slot, slot.stream.handle, n)
+        self.device.copy_to_host(slot.host[OUTPUT], slot.memory[OUTPUT], slot.bytes_of(OUTPUT, n), slot.stream)
+        slot.done.record(slot.stream)
+
+    def _finish(self, slot: TensorRtSlot) -> None:
+        self.device.take_over()
+        slot.done.synchronize()
+
+    def close(self) -> None:
+        """Free everything, contexts before the engine that they belong to, and the device last."""
+        self.device.take_over()
+        for slot in self._slots:
+            slot.close()
+        self._slots = ()
+        for name in ("_engine", "_runtime"):
+            self.__dict__.pop(name, None)
+        self.device.close()
+
+
+def activation_bytes(engine: Any) -> int:
+    """Device memory that an execution context needs besides inputs, outputs and weights."""
+    if hasattr(engine, "device_memory_size_v2"):
+        return int(engine.device_memory_size_v2)
+    return int(engine.device_memory_size)
+
+
+def _check_tensors(engine: Any, manifest: EngineManifest, folder: Path) -> None:
+    """The plan must be of this network: its tensors by name and shape, and a profile up to the batch."""
+    spec = manifest.model
+    expected = {INPUT: (-1, *spec.input_shape), OUTPUT: (-1, *spec.output_shape)}
+    found = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        found[name] = tuple(engine.get_tensor_shape(name))
+    if manifest.max_batch == 1:
+        # A profile of one size only makes a fixed dimension.
+        found = {name: (-1, *shape[1:]) for name, shape in found.items()}
+    if found != expected:
+        raise BundleError(f"The plan in {folder} has tensors {found}, not {expected}.")
+    largest = tuple(engine.get_tensor_profile_shape(INPUT, 0)[2])
+    if largest != (manifest.max_batch, *spec.input_shape):
+        raise BundleError(f"The plan in {folder} is for inputs up to {largest}, not {manifest.max_batch} faces.")
+
+
+def load(folder: Path, manifest: EngineManifest, *, threads: int, slots: int) -> TensorRtEngine:
+    """Open the plan in ``folder``, whose files were compared with the manifest before.
+
+    Raises:
+        EdgeFerError: no GPU, no library, not enough memory, or the plan is not of this network.
+    """
+    from edge_fer.cuda.open import open_device
+
+    device = open_device()
+    try:
+        return TensorRtEngine(folder, manifest, device, slots=slots)
+    except BaseException:
+        device.close()
+        raise

@@ -1,0 +1,133 @@
+"""The whole loop over the real adapter and the simulated driver: a clip is decoded into pinned memory, the shipped
+device code cuts the faces (compiled for the host), the real network runs on device memory; the labels are the CPU's.
+Collected like check_device.py; on a real GPU the loop needs a real engine, and benchmarks/gpu/prove.py runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import numpy as np
+import pytest
+from check_face_kernels import kernels  # noqa: F401 (a fixture for the whole module)
+from numpy.typing import NDArray
+from simulated_kernels import array_at, driver, register, value
+
+from edge_fer.backends.registry import open_engine
+from edge_fer.cli.run import DEMO
+from edge_fer.core.bundle import find_bundle, open_bundle
+from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
+from edge_fer.cuda.device import CudaDevice, KernelArguments
+from edge_fer.cuda.open import DEFAULT_ADAPTER, open_device
+from edge_fer.runtime.cuda_loop import open_cuda_loop
+from edge_fer.runtime.detectors.haar import HaarDetector
+from edge_fer.runtime.pipeline import Pipeline
+from edge_fer.runtime.results import FrameResult
+from edge_fer.runtime.sources.choose import open_source
+
+pytestmark = pytest.mark.skipif(driver() is None, reason="the engine of this check is one of the simulated driver")
+FRAMES = 40
+NETWORK_PTX = b".version 6.0\n.target sm_61\n"
+
+
+class EngineOnTheDriver:
+    """A ``DeviceEngine``: a kernel of the simulated driver that runs ONNX Runtime on device memory. It opens the device
+    for itself, as TensorRT's does: the primary context is the same."""
+
+    def __init__(self, inner: Engine) -> None:
+        device: CudaDevice = open_device()
+        self._inner, self._device, self.manifest = inner, device, inner.manifest
+        model = self.manifest.classifier
+        self._shapes = {INPUT: model.input_shape, OUTPUT: model.output_shape}
+        self.slots = tuple(self._slot(slot) for slot in inner.slots)
+        register("run_network", self._run)
+        self._kernel = device.load_module(NETWORK_PTX).kernel("run_network")
+
+    def _slot(self, host: Slot) -> Any:
+        rows = self.manifest.max_batch
+        memory = {name: self._device.allocate(4 * rows * int(np.prod(shape))) for name, shape in self._shapes.items()}
+        return SimpleNamespace(
+            inputs=host.inputs,
+            outputs=host.outputs,
+            memory=memory,
+            input_pointer=memory[INPUT].pointer,
+            output_pointer=memory[OUTPUT].pointer,
+        )
+
+    def _run(self, parameters: Any, _geometry: tuple[int, ...]) -> None:
+        source, target = (value(parameters, index, ctypes.c_uint64) for index in range(2))
+        n, slot = value(parameters, 2, ctypes.c_int32), self._inner.slots[0]
+        slot.inputs[INPUT][:n] = array_at(source, (n, *self._shapes[INPUT]), np.float32)
+        self._inner.submit(slot, n)
+        self._inner.wait(slot)
+        array_at(target, (n, *self._shapes[OUTPUT]), np.float32)[:] = slot.outputs[OUTPUT][:n]
+
+    def enqueue(self, slot: Any, stream: int, n: int) -> None:
+        values = ctypes.c_uint64(slot.input_pointer), ctypes.c_uint64(slot.output_pointer), ctypes.c_int32(n)
+        on: Any = SimpleNamespace(handle=stream)
+        self._device.take_over()
+        self._device.launch(self._kernel, (1, 1, 1), (1, 1, 1), KernelArguments(*values), on)
+
+    def submit(self, slot: Slot, n: int) -> None:
+        raise NotImplementedError
+
+    def wait(self, slot: Slot) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.slots = ()
+        del self._kernel
+        self._device.close()
+
+    def __enter__(self) -> EngineOnTheDriver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Keep:
+    name, lossless = "keep", True
+
+    def __init__(self) -> None:
+        self.scores: list[NDArray[np.float32]] = []
+
+    def write(self, result: FrameResult) -> None:
+        self.scores += [face.scores for face in result.faces]
+
+    def close(self, *, complete: bool) -> None:
+        pass
+
+
+def test_the_demo_gets_the_cpu_s_labels_and_nothing_is_left_behind() -> None:
+    simulated, held = driver(), Pipeline.frames_held(1)
+    assert simulated is not None
+    wanted, found, detector = Keep(), Keep(), HaarDetector(min_face_px=80)
+    bundle = open_bundle(find_bundle())
+    with open_engine(bundle, backend="onnxruntime", precision="int8") as inner:
+        source = open_source(str(DEMO), pool_size=held)
+        Pipeline(source, detector, inner, [wanted], detect_every=1).run(max_frames=FRAMES)
+        source.close()
+        gpu = open_cuda_loop(DEFAULT_ADAPTER, 0)
+        source = open_source(str(DEMO), pool_size=held, memory=gpu.pictures)
+        with EngineOnTheDriver(inner) as engine, gpu.stage(engine) as stage:
+            pipeline = Pipeline(source, detector, engine, [found], detect_every=1, stage=stage)
+            stats = pipeline.run(max_frames=FRAMES)
+        source.close()
+        gpu.close()
+    assert stats.frames == FRAMES
+    assert stats.copies is not None
+    assert (stats.copies.frames, stats.copies.on_host) == (FRAMES, 0)
+    assert stage.replays > 0
+    assert stage.transfer.chosen is not None, "the trial of both ways is over"
+    assert len(found.scores) == len(wanted.scores) == FRAMES
+    # The kernel's pixels may differ from OpenCV's by one grey level.
+    np.testing.assert_allclose(np.stack(found.scores), np.stack(wanted.scores), atol=0.05)
+    assert np.array_equal(np.stack(found.scores).argmax(axis=1), np.stack(wanted.scores).argmax(axis=1))
+    del source, engine, stage, pipeline, gpu, stats, found, wanted
+    gc.collect()
+    assert (simulated.simulated_alive(), simulated.simulated_contexts()) == (0, 0)
