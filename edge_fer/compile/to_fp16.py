@@ -73,7 +73,9 @@ def to_fp16(model: ModelProto, peaks: Mapping[str, float]) -> HalfModel:
         BadInputError: nothing could be cast.
     """
     graph = Graph(model)
+    whole = _whole_numbers(graph)
     islands = {node.name: reason for node in graph.nodes if (reason := _keeps_float(graph, node, peaks)) is not None}
+    islands |= {node.name: "computes a shape" for node in graph.nodes if node.output[0] in whole}
     if len(islands) == len(graph.nodes):
         raise BadInputError("No layer of this network can run in fp16: all would overflow.", fix="Use int8 or fp32.")
     arrays: dict[str, Array] = {}
@@ -87,7 +89,7 @@ def to_fp16(model: ModelProto, peaks: Mapping[str, float]) -> HalfModel:
         return name
 
     def read(name: str, half: bool) -> str:
-        if not name:
+        if not name or name in whole:
             return name
         if graph.is_constant(name):
             array = graph.array(name)
@@ -121,6 +123,25 @@ def to_fp16(model: ModelProto, peaks: Mapping[str, float]) -> HalfModel:
     cast_model = rebuilt(model, nodes, arrays)
     onnx.checker.check_model(cast_model, full_check=True)
     return HalfModel(cast_model, islands)
+
+
+_INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
+
+
+def _whole_numbers(graph: Graph) -> frozenset[str]:
+    """Computed tensors that hold shapes and indices, which have no half precision."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        first = node.input[0] if node.input else ""
+        constant = bool(first) and graph.is_constant(first) and np.issubdtype(graph.array(first).dtype, np.integer)
+        # A cast says itself what it gives; every other operator gives what its first input is.
+        if node.op_type == "Cast":
+            whole = helper.get_node_attr_value(node, "to") in _INTEGERS
+        else:
+            whole = node.op_type in ("Shape", "Size") or first in found or constant
+        if whole:
+            found.update(node.output)
+    return frozenset(found)
 
 
 def _keeps_float(graph: Graph, node: NodeProto, peaks: Mapping[str, float]) -> str | None:

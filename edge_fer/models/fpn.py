@@ -41,7 +41,9 @@ class TopDown(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sums = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for fine in range(len(sums) - 2, -1, -1):
-            larger = functional.interpolate(sums[fine + 1], size=self.sizes_hw[fine], mode="nearest")
+            (height, width), (below, across) = self.sizes_hw[fine], self.sizes_hw[fine + 1]
+            factors = (height / below, width / across)
+            larger = functional.interpolate(sums[fine + 1], scale_factor=factors, mode="nearest")
             sums[fine] = sums[fine] + larger
         return [smooth(x) for smooth, x in zip(self.smooth, sums, strict=True)]
 
