@@ -30,6 +30,17 @@ def checked(call: str, *arguments: Any) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
+def text_of(call: str, program: Any) -> str:
+    """What NVRTC writes into a buffer of ours, up to its closing zero byte.
+
+    The buffer is a ``bytes`` object because the binding takes no other, and it is written to. So it must be one that
+    nothing else can hold: Python keeps a single object for each one-byte string, and an empty log is one byte.
+    """
+    buffer = bytes(max(checked(f"{call}Size", program), 2))
+    checked(call, program, buffer)
+    return buffer.rstrip(b"\0").decode()
+
+
 def compile_to_ptx(source: Path) -> bytes:
     """PTX text of one file, without the comment block that names the compiler's build.
 
@@ -42,16 +53,13 @@ def compile_to_ptx(source: Path) -> bytes:
     program = checked("nvrtcCreateProgram", source.read_bytes(), source.name.encode(), 0, None, None)
     try:
         status = nvrtc.nvrtcCompileProgram(program, len(OPTIONS), list(OPTIONS))[0]
-        log = b" " * checked("nvrtcGetProgramLogSize", program)
-        checked("nvrtcGetProgramLog", program, log)
-        if int(status) or log.strip(b"\0 \n"):
-            raise RuntimeError(f"{source.name} does not compile cleanly:\n{log.rstrip(bytes(1)).decode()}")
-        ptx = b" " * checked("nvrtcGetPTXSize", program)
-        checked("nvrtcGetPTX", program, ptx)
+        log = text_of("nvrtcGetProgramLog", program)
+        if int(status) or log.strip():
+            raise RuntimeError(f"{source.name} does not compile cleanly:\n{log}")
+        ptx = text_of("nvrtcGetPTX", program)
     finally:
         checked("nvrtcDestroyProgram", program)
-    lines = ptx.rstrip(b"\0").decode().splitlines()
-    return "\n".join(line for line in lines if not line.startswith("//")).strip().encode() + b"\n"
+    return "\n".join(line for line in ptx.splitlines() if not line.startswith("//")).strip().encode() + b"\n"
 
 
 def main() -> None:
