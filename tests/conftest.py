@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,19 @@ def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine-cache")
     os.environ["EDGE_FER_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def slim_resemotenet() -> Callable[[], AbstractContextManager[None]]:
+    """Within it, ResEmoteNet has a twentieth of the paper's 80 M weights: where the graph is under test."""
+
+    @contextmanager
+    def slim() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("edge_fer.models.resemotenet.RESIDUAL_WIDTHS", (272, 304, 352))
+            yield
+
+    return slim
 
 
 @pytest.fixture(scope="session")

@@ -9,20 +9,24 @@ shows it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_fer.bench.conditions import clock_mhz, temperature_c
 from edge_fer.bench.plan import CameraPlan
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.spec import Frozen
+from edge_fer.cuda.copies import Copies
 
 if TYPE_CHECKING:
     from edge_fer.runtime.results import FrameResult
@@ -66,6 +70,8 @@ class CameraResult(Frozen):
         frames, dropped: labelled frames and frames that came while the loop was busy.
         labelled_fps: labelled frames a second.
         cpu_ms_per_frame: processor time of the whole process for each labelled frame.
+        copies_per_frame: how often the picture of a frame with faces was copied between decoder and network.
+        notes: what the face stage tells of its memory, as sentences.
         age: from a frame's arrival to its labels.
         stages: per stage of the loop, in its order.
         windows: in order of time.
@@ -84,6 +90,8 @@ class CameraResult(Frozen):
     age: Spread
     stages: dict[str, Spread]
     windows: tuple[Window, ...]
+    copies_per_frame: float | None = None
+    notes: tuple[str, ...] = ()
 
     def burst_and_sustained(self) -> tuple[float, float] | None:
         """Labelled frames a second in the first window and, median, in the last third; ``None`` without windows."""
@@ -168,6 +176,27 @@ class _Recorder:
         return tuple(found)
 
 
+class _HostPictures:
+    """The camera's frames in ordinary memory, with a count of the pictures that had to be copied into it."""
+
+    def __init__(self) -> None:
+        self.copies = Copies()
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        return np.empty(shape, np.uint8)
+
+    def copy_in(self, target: NDArray[np.uint8], image_bgr: NDArray[np.uint8]) -> None:
+        np.copyto(target, image_bgr)
+        self.copies.on_host += 1
+        self.copies.on_host_bytes += image_bgr.nbytes
+
+    def note(self, face_bytes: int) -> str:
+        return (
+            f"Copies of a frame with faces: {self.copies.per_frame:.2f}; each face is cut from the decoder's picture "
+            f"straight into the engine's input, {face_bytes / 1e6:.3f} MB."
+        )
+
+
 def run_camera(plan: CameraPlan) -> CameraResult:
     """Run the loop in this process.
 
@@ -179,35 +208,53 @@ def run_camera(plan: CameraPlan) -> CameraResult:
     from edge_fer.backends.choose import open_best
     from edge_fer.backends.face_detector import open_face_detector
     from edge_fer.core.bundle import find_bundle
+    from edge_fer.runtime.cuda_loop import BACKEND, open_cuda_loop, parse_device
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.sources.synthetic import SyntheticCamera
 
     cv2.setNumThreads(1)
-    engine, _ = open_best(
-        find_bundle(plan.engine), backend=plan.backend, precision=plan.precision, threads=plan.threads
-    )
     clip = Path(plan.clip) if plan.clip else Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
-    recorder = _Recorder(plan.seconds)
-    with engine:
+    recorder, where = _Recorder(plan.seconds), parse_device(plan.device)
+    with ExitStack() as stack:
+        gpu, host = (None if where is None else open_cuda_loop(*where)), _HostPictures()
+        if gpu is not None:
+            stack.callback(gpu.close)
+        backend = BACKEND if gpu is not None and plan.backend == "auto" else plan.backend
+        engine, _ = open_best(find_bundle(plan.engine), backend=backend, precision=plan.precision, threads=plan.threads)
+        stack.enter_context(engine)
+        stage = stack.enter_context(gpu.stage(engine)) if gpu is not None else None
         probe = SyntheticCamera(clip, pool_size=1, fps=plan.fps, frames=1)
         probe.close()
-        detector = open_face_detector(plan.detector, min_face_px=plan.min_face or max(16, probe.info.height // 9))
-        frames = max(2, round(plan.seconds * probe.info.fps))
-        camera = SyntheticCamera(clip, pool_size=Pipeline.frames_held(1), fps=plan.fps, frames=frames)
-        try:
-            pipeline = Pipeline(camera, detector, engine, [recorder], detect_every=plan.detect_every)
-            stats = pipeline.run()
-        finally:
-            camera.close()
+        height, width = probe.info.height, probe.info.width
+        detector = open_face_detector(plan.detector, min_face_px=plan.min_face or max(16, height // 9), threads=1)
+        if (close := getattr(detector, "close", None)) is not None:
+            stack.callback(close)
+        if (warm_up := getattr(detector, "warm_up", None)) is not None:
+            warm_up(height, width)  # builds its engines for this size of frame, as `edge-fer run` does before it starts
+        camera = SyntheticCamera(
+            clip,
+            pool_size=Pipeline.frames_held(1),
+            fps=plan.fps,
+            frames=max(2, round(plan.seconds * probe.info.fps)),
+            memory=gpu.pictures if gpu is not None else host,
+        )
+        stack.callback(camera.close)
+        pipeline = Pipeline(camera, detector, engine, [recorder], detect_every=plan.detect_every, stage=stage)
+        stats = pipeline.run()
         manifest, info = engine.manifest, camera.info
+        copies = stats.copies
+        if copies is None:
+            copies, host.copies.frames = host.copies, stats.frames_with_faces
+        face_bytes = 4 * math.prod(manifest.classifier.input_shape)
+        notes = pipeline.stage.notes() if gpu is not None else (host.note(face_bytes),)
+        on = gpu.device.info.name if gpu is not None else f"{plan.threads} thread{'s' * (plan.threads > 1)}"
     age = _spread(stats.age)
     if age is None:
         raise EdgeFerError("The camera run labelled no frame.")
     return CameraResult(
         plan=plan,
         camera=f"{info.description}, {info.width}x{info.height}",
-        engine=f"{manifest.model.name}, {manifest.backend} {manifest.precision}, "
-        f"{plan.threads} thread{'s' * (plan.threads > 1)}",
+        engine=f"{manifest.model.name}, {manifest.backend} {manifest.precision}, {on}",
         detector=detector.name,
         frames=stats.frames,
         dropped=stats.dropped,
@@ -218,6 +265,8 @@ def run_camera(plan: CameraPlan) -> CameraResult:
         age=age,
         stages={name: spread for name, times in stats.stages.items() if (spread := _spread(times)) is not None},
         windows=recorder.windows(),
+        copies_per_frame=copies.per_frame,
+        notes=notes,
     )
 
 

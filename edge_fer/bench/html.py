@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -128,4 +129,5 @@ def _table(headings: Sequence[str], rows: Sequence[tuple[str, list[tuple[Value, 
 
 
 def _list(sentences: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+    items = (re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(sentence)) for sentence in sentences)
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fer.backends.gpu import ON_GPU_BACKENDS
 from edge_fer.backends.openvino.build import HINTS, import_openvino
 from edge_fer.core.errors import DeviceError, MissingDependencyError, UsageError
 from edge_fer.core.spec import ModelSpec
@@ -39,10 +40,12 @@ class Job(Protocol):
 
     Attributes:
         executed: library with version, precision and device, in words.
+        gpu: the GPU that it runs on; empty for the processor.
         spec: the model's contract.
     """
 
     executed: str
+    gpu: str
     spec: ModelSpec
 
     def first(self) -> None:
@@ -98,6 +101,7 @@ class EngineJob:
         stack.enter_context(self._engine)
         self._onnx, self._slot, self._count = Path(description["onnx"]), self._engine.slots[0], int(case["batch"])
         manifest = self._engine.manifest
+        self.gpu = manifest.device if manifest.backend in ON_GPU_BACKENDS else ""
         self.executed = f"{manifest.backend} {manifest.backend_version}, {manifest.precision}, {manifest.device}"
 
     def first(self) -> None:
@@ -140,6 +144,8 @@ class EngineJob:
 
 class TorchJob:
     """The checkpoint in torch: eager, or compiled by torch.compile with its default settings."""
+
+    gpu = ""
 
     def __init__(self, description: dict[str, Any]) -> None:
         import torch
@@ -202,6 +208,8 @@ class BenchmarkAppJob:
     Its times come from inside the library, so that they hold no Python at all: what our call adds shows in the
     difference. Precision hint, threads and pinning equal our backend's.
     """
+
+    gpu = ""
 
     def __init__(self, description: dict[str, Any], stack: ExitStack) -> None:
         self.spec = ModelSpec.model_validate(description["spec"])

@@ -36,21 +36,26 @@ class Outcome:
 
     Attributes:
         executed: library, version, precision and device, in words.
+        gpu: the GPU that it ran on; empty for the processor.
         layers: weighted layers by the precision that they are really computed in; empty when that cannot be read.
         cold_starts_ms: of each round: process start to the end of the first inference, the engine's cache warm.
         rounds_ns: samples of each round, nanoseconds a call.
         joules: of each round, by the whole processor; ``None`` where it does not tell.
+        clocks_mhz, temperatures_c: at the end of each round, likewise.
         peak_rss_bytes: largest of the rounds; data that accuracy is measured on is not in it.
         error: why there is nothing (more), or empty.
     """
 
     case: Case
     executed: str = ""
+    gpu: str = ""
     layers: dict[str, int] = field(default_factory=dict)
     cold_starts_ms: list[float] = field(default_factory=list)
     file_bytes: int | None = None
     rounds_ns: list[list[int]] = field(default_factory=list)
     joules: list[float | None] = field(default_factory=list)
+    clocks_mhz: list[float | None] = field(default_factory=list)
+    temperatures_c: list[float | None] = field(default_factory=list)
     peak_rss_bytes: int | None = None
     top1: float | None = None
     top1_interval: tuple[float, float] | None = None
@@ -168,7 +173,7 @@ class _Rig:
     def _open(self) -> Iterator[Worker]:
         with Worker(self._plan.timeout_s, self._environment) as worker:
             ready = worker.ask({"job": self._description})["ready"]
-            self.outcome.executed = str(ready["executed"])
+            self.outcome.executed, self.outcome.gpu = str(ready["executed"]), str(ready["gpu"])
             yield worker
 
     def examine(self) -> None:
@@ -189,6 +194,8 @@ class _Rig:
             outcome.cold_starts_ms.append(cold)
         outcome.rounds_ns.append(answer["samples_ns"])
         outcome.joules.append(answer["joules"])
+        outcome.clocks_mhz.append(answer["clock_mhz"])
+        outcome.temperatures_c.append(answer["temperature_c"])
         outcome.peak_rss_bytes = None if peak is None else max(peak, outcome.peak_rss_bytes or 0)
 
     def score(self, data: Path, split: str | None) -> None:

@@ -35,15 +35,17 @@ class ModelEntry(Frozen):
         name: how the tables call it.
         bundle: folder, or name of a shipped bundle.
         arch: architecture, with its published input size.
-        colour: of an ``arch`` entry.
+        colour: of an ``arch`` entry; default is what the architecture was published with.
         size_hw: of an ``arch`` entry; default is the architecture's own.
+        also: ways to run this model beside the plan's, for what is too slow or too special to ask of every model.
     """
 
     name: str
     bundle: str | None = None
     arch: str | None = None
-    colour: Literal["gray", "rgb"] = "rgb"
+    colour: Literal["gray", "rgb"] | None = None
     size_hw: tuple[int, int] | None = None
+    also: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelEntry:
@@ -77,6 +79,7 @@ class CameraPlan(Frozen):
         backend, precision, detector, threads: as ``edge-fer run`` takes them.
         detect_every: frames between two full searches; ``None`` lets the loop adapt it.
         min_face: smallest face wanted, in pixels; ``None`` is a ninth of the frame's height.
+        device: ``cpu``, ``cuda`` or ``cuda:N``, as ``edge-fer run`` takes it.
     """
 
     seconds: float = Field(default=20.0, gt=0)
@@ -89,6 +92,7 @@ class CameraPlan(Frozen):
     detect_every: int | None = Field(default=None, ge=1)
     min_face: int | None = Field(default=None, ge=16)
     threads: int = Field(default=1, ge=1)
+    device: str = "cpu"
 
 
 class Plan(Frozen):
@@ -119,7 +123,12 @@ class Plan(Frozen):
     def cases(self) -> list[Case]:
         """All combinations, model by model; ``run`` entries are written ``runtime:precision``."""
         cases = []
-        for model, threads, batch, pair in product(self.models, self.threads, self.batches, self.run):
+        ways = (
+            (model, threads, batch, pair)
+            for model, threads, batch in product(self.models, self.threads, self.batches)
+            for pair in dict.fromkeys((*self.run, *model.also))
+        )
+        for model, threads, batch, pair in ways:
             runtime, separator, precision = pair.partition(":")
             if not separator:
                 raise ValueError(f"run entries are written runtime:precision, not {pair!r}")
@@ -157,14 +166,18 @@ def model_entry(text: str) -> ModelEntry:
 
 
 def changed(plan: Plan, changes: Mapping[str, object]) -> Plan:
-    """The plan with other values, checked as a whole; ``None`` and empty lists change nothing.
+    """The plan with other values, checked as a whole; ``None`` and empty lists change nothing. Another ``run`` holds
+    for every model: what single models were to be run with beside it goes.
 
     Raises:
         UsageError: the values do not fit; the message names them.
     """
     wanted = {key: value for key, value in changes.items() if value is not None and value != []}
+    tree = plan.model_dump() | wanted
+    if "run" in wanted:
+        tree["models"] = [{**model, "also": ()} for model in tree["models"]]
     try:
-        return Plan.model_validate(plan.model_dump() | wanted)
+        return Plan.model_validate(tree)
     except ValidationError as error:
         raise UsageError(f"These options make no plan: {_findings(error)}.") from None
 

@@ -9,7 +9,7 @@ from edge_fer.backends.dialects import form_key
 from edge_fer.bench.plan import ModelEntry
 from edge_fer.core.bundle import find_bundle, open_bundle
 from edge_fer.core.errors import MissingDependencyError
-from edge_fer.core.spec import ModelSpec
+from edge_fer.core.spec import Colour, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,19 @@ def _untrained(entry: ModelEntry, folder: Path) -> PreparedModel:
     from edge_fer.core.labels import EMOTIONS
     from edge_fer.core.spec import PreprocessSpec
     from edge_fer.models.checkpoint import save_checkpoint
+    from edge_fer.models.inventory import count
     from edge_fer.models.registry import architecture, build_model
 
     assert entry.arch is not None
     arch = architecture(entry.arch)
-    gray = entry.colour == "gray"
-    mean, std = (arch.mean[:1], arch.std[:1]) if gray else (arch.mean, arch.std)
+    published: Colour = "gray" if count(entry.arch).input_shape[0] == 1 else "rgb"
+    colour = entry.colour or published
+    mean, std = (arch.mean[:1], arch.std[:1]) if colour == "gray" else (arch.mean, arch.std)
     spec = ModelSpec(
         name="".join(c if c.isalnum() else "-" for c in entry.name),
         arch=entry.arch,
         labels=EMOTIONS,
-        preprocess=PreprocessSpec(size_hw=entry.size_hw or arch.size_hw, colour=entry.colour, mean=mean, std=std),
+        preprocess=PreprocessSpec(size_hw=entry.size_hw or arch.size_hw, colour=colour, mean=mean, std=std),
     )
     torch.manual_seed(0)
     network = build_model(spec).eval()

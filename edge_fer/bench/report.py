@@ -20,6 +20,9 @@ SHORT = {
 OWN_CALL_BAR = 0.03
 """Our engine call should be within this fraction of ``benchmark_app`` for networks above 2 ms."""
 
+FEW_CALLS = 100
+"""With fewer, the 99th percentile lies between the two longest calls."""
+
 Value = float | int | str | None
 
 
@@ -31,12 +34,14 @@ class Column:
         value: plain value in the unit of the heading, for sorting and CSV; ``None`` is an empty cell.
         text: the cell for people.
         wide: only where there is room for it.
+        differs: only where cases differ in it: what is the same for all stands in the notes.
     """
 
     heading: str
     value: Callable[[CaseResult], Value]
     text: Callable[[CaseResult], str]
     wide: bool = False
+    differs: bool = False
 
 
 def engine_name(result: CaseResult) -> str:
@@ -47,12 +52,19 @@ def engine_name(result: CaseResult) -> str:
     return f"{name} {case.precision}" + (f", {', '.join(more)}" if more else "")
 
 
-def _figure(heading: str, value: Callable[[CaseResult], float | None], pattern: str, *, wide: bool = False) -> Column:
+def _figure(
+    heading: str,
+    value: Callable[[CaseResult], float | None],
+    pattern: str,
+    *,
+    wide: bool = False,
+    differs: bool = False,
+) -> Column:
     def text(case: CaseResult) -> str:
         found = value(case)
         return "" if found is None else format(found, pattern)
 
-    return Column(heading, value, text, wide)
+    return Column(heading, value, text, wide, differs)
 
 
 def _ratio(
@@ -76,7 +88,7 @@ def _scaled(value: float | None, divisor: float) -> float | None:
 
 def _accuracy(case: CaseResult) -> str:
     if case.top1 is None:
-        return ""
+        return "untrained" if case.untrained and not case.error else ""
     return f"{case.top1:.2%}" + (
         f" ({case.top1_interval[0]:.1%}-{case.top1_interval[1]:.1%})" if case.top1_interval else ""
     )
@@ -100,15 +112,17 @@ COLUMNS = (
     _figure("faces/s", lambda c: c.faces_per_s, ",.0f", wide=True),
     _ratio("vs torch", lambda c: c.speedup_torch, lambda c: c.speedup_torch_interval),
     _ratio("vs ORT fp32", lambda c: c.speedup_ort_fp32, lambda c: c.speedup_ort_fp32_interval),
+    Column("top-1", lambda c: c.top1, _accuracy),
+    _figure("macro-F1", lambda c: c.macro_f1, ".3f", wide=True),
+    _figure("same label", lambda c: c.agreement_fp32, ".2%"),
     _figure("of bound", lambda c: c.attained, ".0%"),
     _figure("cold start s", lambda c: _scaled(c.cold_start_ms, 1e3), ".2f", wide=True),
     _figure("file MB", lambda c: _scaled(c.file_bytes, 1e6), ".1f"),
     _figure("RSS MB", lambda c: _scaled(c.peak_rss_bytes, 1e6), ",.0f", wide=True),
     _figure("mJ/face", lambda c: _scaled(c.joules_per_face, 1e-3), ".2f", wide=True),
+    _figure("MHz", lambda c: c.clock_mhz, ",.0f", wide=True, differs=True),
+    _figure("°C", lambda c: c.temperature_c, ".0f", wide=True, differs=True),
     Column("executed layers", executed_layers, executed_layers, wide=True),
-    Column("top-1", lambda c: c.top1, _accuracy),
-    _figure("macro-F1", lambda c: c.macro_f1, ".3f", wide=True),
-    _figure("same label", lambda c: c.agreement_fp32, ".2%"),
     Column("front", lambda c: int(c.pareto), lambda c: "●" if c.pareto else ""),
 )
 HEADINGS = tuple(column.heading for column in COLUMNS)
@@ -121,7 +135,12 @@ def row(result: CaseResult) -> tuple[str, ...]:
 
 def used_columns(cases: Sequence[CaseResult]) -> tuple[Column, ...]:
     """Those that say something about at least one case; model, engine and median always."""
-    return tuple(c for i, c in enumerate(COLUMNS) if i < 3 or any(c.text(case) for case in cases))
+
+    def useful(column: Column) -> bool:
+        said = {column.text(case) for case in cases} - {""}
+        return len(said) > column.differs
+
+    return tuple(c for i, c in enumerate(COLUMNS) if i < 3 or useful(c))
 
 
 def notes(result: BenchResult) -> list[str]:
@@ -150,6 +169,9 @@ def notes(result: BenchResult) -> list[str]:
             f"measured here: {_peaks(result)}."
         )
     found += _own_call(result)
+    few = [f"{c.case.model} {engine_name(c)}" for c in result.cases if 0 < sum(r.count for r in c.rounds) < FEW_CALLS]
+    if few:
+        found.append(f"Fewer than {FEW_CALLS} calls, so that p99 is hardly more than the longest: {', '.join(few)}.")
     found += [f"Failed: {case.case.model}, {engine_name(case)}: {case.error}." for case in result.cases if case.error]
     if any(case.noisy for case in result.cases):
         found.append("~: the rounds of this case differ by more than 10 %.")
@@ -234,6 +256,7 @@ def camera_sentences(result: BenchResult) -> list[str]:
         f"{camera.camera}; detector {camera.detector}; {camera.engine}.",
         f"{camera.frames} frames labelled ({camera.labelled_fps:.1f} a second), {camera.dropped} dropped, "
         f"{camera.faces} faces, {camera.cpu_ms_per_frame:.1f} ms of processor time a labelled frame.",
+        *camera.notes,
     ]
     if (pair := camera.burst_and_sustained()) is not None:
         first, last = camera.windows[0], camera.windows[-1]

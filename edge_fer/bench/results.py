@@ -32,6 +32,8 @@ from edge_fer.core.spec import Frozen
 
 NOISY_ABOVE = 0.10
 """Rounds whose medians differ by more than this fraction of the case's median mark the case as noisy."""
+LONG_TAIL = 1.5
+"""So does a 90th percentile that is this many times the median."""
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch")
 _UNIT_NS = 100
 
@@ -60,19 +62,23 @@ class CaseResult(Frozen):
 
     Attributes:
         executed: library, version, precision and device, in words.
+        gpu: the GPU that it ran on; empty for the result's device.
         layers: weighted layers by the precision that the loaded engine really computes them in.
         top1_interval: 95 % bootstrap over samples.
         agreement_fp32: part of the samples that get the same label as from fp32.
         speedup_torch, speedup_ort_fp32, speedup_benchmark_app: how many times faster than torch eager, ONNX Runtime
             fp32, and OpenVINO's ``benchmark_app`` in the same precision; intervals are a 95 % bootstrap over rounds.
         joules_per_face: by the whole processor, other programs included; null where it does not tell.
+        clock_mhz, temperature_c: the lowest clock and the highest temperature at the end of a round.
+        untrained: the weights are untrained, so that only speed means anything.
         pareto: no other case with as many threads and faces is both faster and at least as accurate.
         bound_ms: modelled lower bound from this machine's measured peaks.
-        noisy: the rounds disagree by more than 10 %.
+        noisy: the rounds disagree by more than 10 %, or one call in ten takes half as long again as the median.
     """
 
     case: Case
     executed: str = ""
+    gpu: str = ""
     layers: dict[str, int] = Field(default_factory=dict)
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -93,6 +99,9 @@ class CaseResult(Frozen):
     speedup_benchmark_app: float | None = None
     speedup_benchmark_app_interval: Interval | None = None
     joules_per_face: float | None = None
+    clock_mhz: float | None = None
+    temperature_c: float | None = None
+    untrained: bool = False
     pareto: bool = False
     bound_ms: float | None = None
     noisy: bool = False
@@ -165,6 +174,11 @@ def summarise(
     """Turn raw samples into figures; ratios are medians over rounds of the ratios within each round."""
     around = surroundings or _here()
     by_key = {outcome.case.key: outcome for outcome in outcomes}
+    untrained = tuple(entry.name for entry in plan.models if entry.arch is not None)
+    cases = tuple(
+        _figures(outcome, by_key).model_copy(update={"untrained": outcome.case.model in untrained})
+        for outcome in outcomes
+    )
     return BenchResult(
         edge_fer_version=__version__,
         measured_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -178,8 +192,8 @@ def summarise(
         clock_overhead_us=around.clock_overhead_us,
         data=data,
         plan=plan,
-        untrained=tuple(entry.name for entry in plan.models if entry.arch is not None),
-        cases=mark_pareto(tuple(_figures(outcome, by_key) for outcome in outcomes)),
+        untrained=untrained,
+        cases=mark_pareto(cases),
     )
 
 
@@ -256,6 +270,7 @@ def _figures(outcome: Outcome, by_key: dict[str, Outcome]) -> CaseResult:
     return CaseResult(
         case=case,
         executed=outcome.executed,
+        gpu=outcome.gpu,
         layers=outcome.layers,
         p50_ms=p50,
         p90_ms=p90,
@@ -276,7 +291,9 @@ def _figures(outcome: Outcome, by_key: dict[str, Outcome]) -> CaseResult:
         speedup_benchmark_app=benchmark_app,
         speedup_benchmark_app_interval=app_interval,
         joules_per_face=_joules_per_face(outcome),
-        noisy=(max(medians) - min(medians)) / p50 > NOISY_ABOVE,
+        clock_mhz=min((v for v in outcome.clocks_mhz if v is not None), default=None),
+        temperature_c=max((v for v in outcome.temperatures_c if v is not None), default=None),
+        noisy=(max(medians) - min(medians)) / p50 > NOISY_ABOVE or p90 > LONG_TAIL * p50,
         rounds=tuple(pack_round(samples) for samples in outcome.rounds_ns),
     )
 

@@ -78,7 +78,7 @@ def run_benchmark(
             result = result.model_copy(update={"peaks": peaks, "cases": cases})
         except EdgeFerError as error:
             problems.append(f"No roofline: {error}")
-    bounds = replace_by_measured(modelled(plan, devices, costs), submitted)
+    bounds = replace_by_measured(modelled(plan, devices, costs), [*submitted, result])
     return result.model_copy(update={"bounds": bounds}), problems
 
 
@@ -106,7 +106,7 @@ def _costs(models: Mapping[str, PreparedModel | str], problems: list[str]) -> di
 def with_bound(case: CaseResult, costs: Mapping[str, Sequence[LayerCost]], peaks: CpuPeaks) -> CaseResult:
     """The case with the bound that this machine's peaks give, where they are known for its precision and threads."""
     layers = costs.get(case.case.model)
-    if layers is None or case.p50_ms is None:
+    if layers is None or case.p50_ms is None or case.gpu:
         return case
     precision, threads, batch = case.case.precision, case.case.threads, case.case.batch
     ops = peaks.ops_per_s(precision, threads)
@@ -132,30 +132,31 @@ def modelled(
 
 
 def profile_of(result: BenchResult) -> str:
-    """Key of the profile of the device that a result is from.
+    """Key of the profile of the device that a result, or a case of it, is from.
 
     Raises:
         BadInputError: there is none.
     """
+    devices = dict.fromkeys(case.gpu or result.device for case in result.cases) or {result.device: None}
     for key, profile in device_profiles().profiles.items():
-        if profile.is_named_by(result.device):
+        if any(profile.is_named_by(device) for device in devices):
             return key
     raise BadInputError(
-        f"The submitted result is from {result.device}, which no device profile describes.",
+        f"The submitted result is from {' and '.join(devices)}, which no device profile describes.",
         fix=f"Profiles: {', '.join(device_profiles().profiles)}.",
     )
 
 
 def replace_by_measured(bounds: Sequence[ModelledBound], submitted: Sequence[BenchResult]) -> tuple[ModelledBound, ...]:
-    """Put the fastest submitted measurement of the same model, precision and faces in place of each bound."""
+    """Put the fastest measurement of the same model, precision and faces on its device in place of each bound."""
     replaced = []
     for bound in bounds:
         found = [
-            (case.p50_ms, f"{result.device}, {case.case.runtime}")
+            (case.p50_ms, f"{case.gpu or result.device}, {case.case.runtime}")
             for result in submitted
-            if profile_of(result) == bound.profile
             for case in result.cases
             if case.p50_ms is not None
+            and find_profile(bound.profile).is_named_by(case.gpu or result.device)
             and (case.case.model, case.case.precision, case.case.batch) == (bound.model, bound.precision, bound.batch)
         ]
         if found:

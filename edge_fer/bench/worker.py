@@ -2,10 +2,12 @@
 
 It reads one JSON object a line from standard input and answers with one a line on standard output:
 
-* ``{"job": {...}}``            open the case, answer ``{"ready": {"executed": ...}}`` after the first inference
+* ``{"job": {...}}``            open the case, answer ``{"ready": {"executed": ..., "gpu": ...}}`` after the first
+                                inference
 * ``{"layers": true}``          answer ``{"layers": {precision: count}}``, what is really executed
 * ``{"warm_up": seconds}``      run without keeping times, answer ``{"warm": iterations}``
 * ``{"measure": [s, n]}``       at least s seconds and n iterations, answer ``{"samples_ns": [...], "joules": ...}``
+                                and the clock and temperature at its end
 * ``{"accuracy": [dir, split]}``  answer ``{"top1": ..., "n": ..., "predictions": [...], "labels": [...], ...}``
 * ``{"end": true}``             answer ``{"peak_rss_bytes": ...}`` and close the case
 
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_fer.backends.child import serve
-from edge_fer.bench.conditions import energy_joules
+from edge_fer.bench.conditions import clock_mhz, energy_joules, temperature_c
 from edge_fer.bench.jobs import Job, measure, open_job
 from edge_fer.core.errors import EdgeFerError
 
@@ -50,12 +52,13 @@ def accuracy(job: Job, data: str, split: str | None) -> dict[str, Any]:
 
 
 def timed(job: Job, seconds: float, iterations: int) -> dict[str, Any]:
-    """One round: samples, and the energy that the processor used meanwhile where it tells."""
+    """One round: samples; and where the machine tells, the energy used meanwhile, and clock and temperature at the
+    end, when the case has been at work for the whole round."""
     before = energy_joules()
     samples = job.measure(seconds, iterations)
     after = energy_joules()
     joules = None if before is None or after is None or after < before else after - before
-    return {"samples_ns": samples, "joules": joules}
+    return {"samples_ns": samples, "joules": joules, "clock_mhz": clock_mhz(), "temperature_c": temperature_c()}
 
 
 def peak_rss_bytes() -> int | None:
@@ -86,7 +89,7 @@ class Bench:
             if "job" in order:
                 self._job = open_job(order["job"], self._stack)
                 self._job.first()
-                return {"ready": {"executed": self._job.executed}}
+                return {"ready": {"executed": self._job.executed, "gpu": self._job.gpu}}
             if "end" in order:
                 self._job = None
                 self._stack.close()

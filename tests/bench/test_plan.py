@@ -36,6 +36,29 @@ def test_a_plan_is_the_product_of_its_axes() -> None:
     assert len(plan.cases()) == 2 * 2 * 2 * 3
 
 
+def test_a_model_can_be_run_in_ways_of_its_own_beside_the_plan_s() -> None:
+    models = [{"name": "a", "bundle": "a", "also": ["torch-compile:fp32", "torch:fp32"]}, {"name": "b", "bundle": "b"}]
+    plan = Plan.model_validate({"name": "x", "models": models, "run": ["torch:fp32"]})
+    assert [(case.model, case.runtime) for case in plan.cases()] == [
+        ("a", "torch"),
+        ("a", "torch-compile"),
+        ("b", "torch"),
+    ]
+    # What is typed holds for all.
+    assert {case.runtime for case in changed(plan, {"run": ["openvino:int8"]}).cases()} == {"openvino"}
+
+
+def test_the_results_plan_holds_what_the_tables_promise() -> None:
+    plan = load_plan(SHIPPED / "results.yaml")
+    keys = {case.key for case in plan.cases()}
+    archs = {entry.arch for entry in plan.models}
+    assert {"resnet18", "resnet34", "resnet50", "resnet50_fpn", "resnet50_fpn_transformer", "cnn_baseline"} < archs
+    assert {"resemotenet", "convnext_tiny"} < archs
+    for model in plan.models:
+        for way in ("torch/fp32", "onnxruntime/fp32", "onnxruntime/int8", "openvino/fp32", "openvino/int8"):
+            assert f"{model.name}/{way}/t1/b1" in keys
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -35,6 +35,8 @@ CAMERA = CameraResult(
     cpu_ms_per_frame=12.0,
     age=SPREAD,
     stages={"wait": SPREAD, "detect": SPREAD, "infer": SPREAD},
+    copies_per_frame=0.0,
+    notes=("Copies of a frame with faces: 0.00.",),
     windows=tuple(
         Window(start_s=i, frames=30, fps=fps, age_p50_ms=2, age_p99_ms=4, clock_mhz=mhz, temperature_c=50 + i)
         for i, (fps, mhz) in enumerate([(30, 3600), (30, 3500), (28, 3000), (24, 2600), (24, 2500), (23, 2500)])
@@ -67,6 +69,7 @@ def test_markdown_has_a_table_that_cannot_be_broken_by_a_sentence(full: BenchRes
     assert "7.1x (6.3-8.0)" in text
     assert "Failed: m, OpenVINO bf16: crashed" in text
     assert "## Camera to label" in text
+    assert "- Copies of a frame with faces: 0.00." in text
     assert "Burst 30.0 labelled frames a second, sustained 23.5" in text
     assert "≥ 0.80" in text
     assert "modelled bound" in text

@@ -156,6 +156,12 @@ def test_a_submitted_measurement_stands_in_place_of_its_bound_and_of_no_other() 
     assert (mine.kind, mine.measured_ms) == ("measured", pytest.approx(2.0))
     assert "MX250" in mine.measured_by
     assert foreign.kind == other.kind == "modelled bound"
+    # A result of ours names the processor; the case says on which GPU it ran.
+    here = outcome("tensorrt", "int8", [1500.0] * 3)
+    here.gpu = "NVIDIA GeForce MX250 [sm_61 2048 MiB]"
+    (mine,) = replace_by_measured([bound()], [submitted, result(here)])
+    assert mine.measured_ms == pytest.approx(1.5)
+    assert profile_of(result(here)) == "mx250"
     with pytest.raises(BadInputError, match="no device profile"):
         profile_of(submitted.model_copy(update={"device": "Abacus"}))
 

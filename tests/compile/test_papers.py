@@ -127,8 +127,9 @@ def settled(arch: str) -> tuple[torch.nn.Module, ModelSpec, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", sorted(PAPERS))
-def test_it_exports_exactly_and_runs_in_int8_on_both_cpu_engines(arch: str, tmp_path) -> None:
-    model, spec, inputs = settled(arch)
+def test_it_exports_exactly_and_runs_in_int8_on_both_cpu_engines(arch: str, slim_resemotenet, tmp_path) -> None:
+    with slim_resemotenet():
+        model, spec, inputs = settled(arch)
     onnx_model = export_onnx(model, spec)
     logits = run_logits(open_session(onnx_model, 1), inputs)
     assert check_parity(model, logits, inputs, arch).max_gap < 1e-4

@@ -6,6 +6,8 @@ TensorRT for RTX parses and builds ahead of time without a driver or a GPU. Noth
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from edge_fer.models.registry import ARCHITECTURES, build_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has wheels for Linux and Windows on x86-64 only")
 
+Slim = Callable[[], AbstractContextManager[None]]
 SIDE = 64
 """Input side in pixels: what is under test is the graph, not how long a large one takes."""
 LARGE = {"convnext_small", "convnext_base", "resnet34"}
@@ -56,11 +59,14 @@ def export(arch: str, spec: AnySpec) -> ModelProto:
 
 
 @pytest.fixture(scope="module", params=sorted(set(ARCHITECTURES) - LARGE))
-def forms(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnySpec, dict[str, Path]]:
+def forms(
+    request: pytest.FixtureRequest, slim_resemotenet: Slim, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[AnySpec, dict[str, Path]]:
     """Every form of a network with random weights, as ``edge-fer compile`` writes them."""
     spec = contract(request.param)
     folder = tmp_path_factory.mktemp(request.param)
-    model = export(request.param, spec)
+    with slim_resemotenet():
+        model = export(request.param, spec)
     inputs = np.random.default_rng(0).normal(size=(2, *spec.input_shape)).astype(np.float32)
     plan = plan_quantisation(Graph(model))
     ranges = choose_ranges(collect(model, plan.measured, lambda: iter([inputs])), plan, "minmax")
