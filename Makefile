@@ -46,7 +46,7 @@ model: ## ship what a training run made: checkpoint, bundle, reports, model card
 	mkdir -p $(CARD)
 	cp $(RUN)/log.csv $(RUN)/curve.png $(CARD)/
 	EDGE_FER_DATA=$(dir $(DATA)) $(VENV)/bin/edge-fer compile $(SHIPPED) --precision int8 --calibration calibration/edge-fer-compact.yaml \
-	  --data $(DATA) --split test --max-drop 0.5 --out engines/edge-fer-compact
+	  --data $(DATA) --split test --max-drop 0.5 --bias-correction --trt-dialect --out engines/edge-fer-compact
 	$(VENV)/bin/edge-fer eval --data $(DATA) --split test --precision fp32 --backend onnxruntime --json $(CARD)/fp32.json
 	$(VENV)/bin/edge-fer eval --data $(DATA) --split test --precision int8 --backend onnxruntime --json $(CARD)/int8.json \
 	  --png $(CARD)/report-int8.png
