@@ -82,7 +82,9 @@ def cast_of(path: Path, box: Boxes) -> Cast:
     return Cast(crop, box, np.clip((1.0 - radius) / 0.2, 0, 1).astype(np.float32))
 
 
-def clip(scene: NDArray[np.uint8], faces: list[Cast], side: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], Boxes]]:
+def clip(
+    scene: NDArray[np.uint8], faces: list[Cast], side: int, seed: int
+) -> Iterator[tuple[NDArray[np.uint8], Boxes]]:
     """Frames uint8 (720, 1280, 3) and the boxes float32 (n, 4) of the faces in each.
 
     Every face glides along a figure of its own within its half of the picture, half its width in a tenth of a second at
@@ -212,7 +214,9 @@ def measure(
             plain = float(np.diagonal(iou(found, true)).mean()) if len(found) else 0.0
             habit = float(np.diagonal(iou(without_habit(found, true), true)).mean()) if len(found) else 0.0
             lines.append(
-                Line(name, way, side, len(found) / faces, plain, habit, false[name, way] / shown, statistics.mean(times))
+                Line(
+                    name, way, side, len(found) / faces, plain, habit, false[name, way] / shown, statistics.mean(times)
+                )
             )
     return lines
 
@@ -222,10 +226,11 @@ def table(lines: list[Line], command: str) -> str:
     text = [
         "# Moving faces",
         "",
-        f"Two faces in 720p pictures at 30 frames a second, searched for from {MIN_FACE_PX} pixels up. Every cell: recall / overlap / overlap with",
-        "the detector's habit taken out; then false alarms a frame and milliseconds a frame over all sizes. What was counted how:",
-        "[moving_faces.py](moving_faces.py), which writes this page. Faces and scenes are those that our detector's training did not see; the truth is",
-        "YuNet's box on the pasted crop, so overlap as it is favours YuNet. Pasted faces are what ours was trained on.",
+        f"Two faces in 720p pictures at 30 frames a second, searched for from {MIN_FACE_PX} pixels up. Every cell:",
+        "recall / overlap / overlap with the detector's habit taken out; then false alarms a frame and milliseconds a",
+        "frame over all sizes. What was counted how: [moving_faces.py](moving_faces.py), which writes this page. Faces",
+        "and scenes are those that our detector's training did not see. The truth is YuNet's box on the pasted crop,",
+        "so overlap as it is favours YuNet; pasted faces are what ours was trained on.",
         "",
         f"Repeat: `{command}`",
         "",
@@ -270,7 +275,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--labels", type=Path, default=Path("runs/detection-labels"), help="where labels are kept")
-    parser.add_argument("--detector", nargs="+", default=["edge-fer-face", "yunet", "haar"], help="as edge-fer run takes it")
+    parser.add_argument(
+        "--detector", nargs="+", default=["edge-fer-face", "yunet", "haar"], help="as edge-fer run takes it"
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--markdown", type=Path, help="page to write")
     parser.add_argument("--quick", action="store_true", help="one clip of every size")
@@ -280,9 +287,7 @@ def main() -> None:
         options.data, Teacher(options.teacher), options.labels, fraction=HOLDOUT_FRACTION, salt=HOLDOUT_SALT
     )
     films = films_of(held, 1 if options.quick else CLIPS)
-    detectors = {
-        text.partition("=")[0]: open_face_detector(text, min_face_px=MIN_FACE_PX) for text in options.detector
-    }
+    detectors = {text.partition("=")[0]: open_face_detector(text, min_face_px=MIN_FACE_PX) for text in options.detector}
     for detector in detectors.values():
         detector.detect(films[SIDES_PX[0]][0][0][0])  # opens engines, if it has any
     lines = measure(detectors, films)
@@ -293,7 +298,12 @@ def main() -> None:
         with atomic_file(options.markdown) as temporary:
             temporary.write_text(page, encoding="utf-8")
     if options.out is not None:
-        result = {"edge_fer": __version__, "device": cpu_identity(), "quick": options.quick, "lines": [asdict(x) for x in lines]}
+        result = {
+            "edge_fer": __version__,
+            "device": cpu_identity(),
+            "quick": options.quick,
+            "lines": [asdict(x) for x in lines],
+        }
         with atomic_file(options.out) as temporary:
             temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(page)

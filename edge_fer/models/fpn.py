@@ -47,6 +47,11 @@ class TopDown(nn.Module):
             sums[fine] = sums[fine] + larger
         return [smooth(x) for smooth, x in zip(self.smooth, sums, strict=True)]
 
+    def coarsest(self, last: Tensor) -> Tensor:
+        """The last of :meth:`forward`'s maps, which needs no other map than the last one."""
+        smoothed: Tensor = self.smooth[-1](self.lateral[-1](last))
+        return smoothed
+
 
 def level_sizes(size_hw: tuple[int, int]) -> list[tuple[int, int]]:
     """(height, width) of a ResNet's C2 to C5: every stage halves, rounding up."""

@@ -119,7 +119,12 @@ class Hybrid(nn.Module):
         return (torch.cat(pooled, dim=1) if self.encoder is None else self.encoder(maps[3])), pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self._features(x)[0])
+        if self.pyramid is not None and self.encoder is not None:
+            # The main head looks at the coarsest level alone; the others are for the auxiliary heads.
+            seen = self.encoder(self.pyramid.coarsest(self.backbone.levels(x)[3]))
+        else:
+            seen = self._features(x)[0]
+        logits: Tensor = self.fc(seen)
         return logits
 
     def all_heads(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -64,7 +64,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         (48, 48),
         *_SMALL_FACES,
         paper="this project's default network",
-        recipes=("compact",),
+        recipes=("compact", "compact-distilled"),
     ),
     "convnext_base": Architecture(
         "edge_fer.models.convnext:convnext_base", "features.0.0.weight", "classifier.2.weight", paper="Liu et al. 2022"

@@ -48,6 +48,11 @@ class Teachers:
         self._temperature, self._student, self._device = spec.temperature, student.preprocess, device
         self._members: list[tuple[nn.Module, PreprocessSpec]] = []
         for path in spec.teachers:
+            if not Path(path).is_file():
+                raise BadInputError(
+                    f"There is no teacher {path}.",
+                    fix="Train it first, or name others: --set 'distill.teachers=[FILE, FILE]'.",
+                )
             loaded = load_checkpoint(Path(path))
             if loaded.spec.labels != student.labels:
                 raise BadInputError(

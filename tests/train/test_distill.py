@@ -96,3 +96,10 @@ def test_a_student_believes_its_teacher_against_the_labels(tmp_path: Path) -> No
     trainer = Trainer(recipe, samples, samples, tmp_path / "run")
     trainer.run(lambda row: None)
     assert set(trainer.held_out_logits().argmax(1).tolist()) == {4}
+
+
+def test_the_shipped_recipe_names_teachers_that_have_to_be_trained_first() -> None:
+    recipe = load_recipe("compact-distilled")
+    assert recipe.distill is not None
+    with pytest.raises(BadInputError, match=r"no teacher runs/resnet50-sheng/best.safetensors.*distill.teachers"):
+        Teachers(recipe.distill, recipe.model, torch.device("cpu"))

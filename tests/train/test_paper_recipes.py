@@ -43,7 +43,7 @@ def test_there_is_a_recipe_for_every_network_of_the_papers() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_for_a_step(name: str, noise: Samples, slim_resemotenet, tmp_path: Path) -> None:
-    small = ["epochs=2", "batch_size=7", "init=null", "sizes=[]", "model.preprocess.size_hw=[64, 64]"]
+    small = ["epochs=2", "batch_size=7", "init=null", "distill=null", "sizes=[]", "model.preprocess.size_hw=[64, 64]"]
     if "transformer" in load_recipe(name).model.arch:
         small.append("model_options.size_hw=[64, 64]")
     with slim_resemotenet():
