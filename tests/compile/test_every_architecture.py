@@ -1,5 +1,5 @@
-"""Every network of ``edge-fer models``, from training to the loop: it learns 64 faces, exports exactly, compiles to int8,
-and ``edge-fer run`` gives the labels that it learnt, on both CPU engines."""
+"""Every network of ``edge-fer models``, from training to the loop: it learns 64 faces, exports exactly, compiles to
+int8, and ``edge-fer run`` gives the labels that it learnt, on both CPU engines."""
 
 from __future__ import annotations
 
