@@ -1,11 +1,12 @@
 """Ways to keep a box on a face between two detections, against the truth.
 
-    python benchmarks/following.py [--detector haar] [--markdown FILE]
+    python benchmarks/following.py [--detector edge-fer-face haar yunet=FILE.onnx] [--markdown FILE]
 
 A photograph is moved, scaled and turned by known amounts, at three speeds, with a sensor's noise, at 720p. A box is as
 good as its centre and size follow the known motion; what is constant (every detector has its own idea of where a face
 ends) is taken out. ``tremble`` is how much box and truth move against each other from one frame to the next, which is
-what a viewer sees. Needs: pip install -e '.[dev]' av
+what a viewer sees. How many faces a detector finds is asked elsewhere (moving_faces.py). ``--quick``: does it work?
+Needs: pip install -e '.[dev]'
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from skimage import data
 
 from edge_fer.backends.face_detector import open_face_detector
+from edge_fer.backends.host import cpu_identity
 from edge_fer.core.faces import Faces
+from edge_fer.core.files import atomic_file
 from edge_fer.runtime.detectors.base import FaceDetector
 from edge_fer.runtime.region_search import FlowSearch, Follower, NearSearch, RegionDetector
 
@@ -44,11 +47,15 @@ def view(t: float) -> NDArray[np.float64]:
     return np.asarray(matrix, dtype=np.float64)
 
 
-def film(speed: float) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
-    """Frames, and the truth (n, 3): x and y of the face's centre and its scale."""
+Film = tuple[list[NDArray[np.uint8]], NDArray[np.float64]]
+"""Frames, and the truth (n, 3): x and y of the face's centre and its scale."""
+
+
+def film(speed: float, count: int) -> Film:
+    """The portrait seen by a hand that moves so many times as fast as a calm one."""
     portrait, noise = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR), np.random.default_rng(0)
     frames, truth = [], []
-    for index in range(FRAMES):
+    for index in range(count):
         matrix = view(speed * index / FPS)
         image = cv2.warpAffine(portrait, matrix, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)
         frames.append(np.clip(image + noise.normal(0, 3, image.shape), 0, 255).astype(np.uint8))
@@ -58,6 +65,8 @@ def film(speed: float) -> tuple[list[NDArray[np.uint8]], NDArray[np.float64]]:
 
 class Held:
     """The box stays where it was."""
+
+    angles_deg = None
 
     def __init__(self) -> None:
         self._boxes = np.zeros((0, 4), np.float32)
@@ -97,9 +106,9 @@ def nearest(faces: Faces, truth: NDArray[np.float64]) -> NDArray[np.float32] | N
     return faces.boxes_xyxy[best : best + 1]
 
 
-def row(name: str, detector: FaceDetector, follower: Follower | None, speed: int) -> str:
-    """Run one way over one film and return its line of the table."""
-    frames, truth = film(speed)
+def row(name: str, detector: FaceDetector, follower: Follower | None, shown: Film) -> str:
+    """Run one way over one film and return the cells of its line, without the first."""
+    frames, truth = shown
     boxes: list[NDArray[np.float32]] = []
     times: list[float] = []
     lost, since = 0, EVERY
@@ -123,37 +132,66 @@ def row(name: str, detector: FaceDetector, follower: Follower | None, speed: int
     spread = math.sqrt((off**2).sum(axis=1).mean()), float(size.std())
     tremble = math.sqrt((np.diff(off, axis=0) ** 2).sum(axis=1).mean()), float(np.diff(size).std())
     return (
-        f"| {speed}x | {name} | {spread[0]:.1f} | {spread[1]:.1f} | {tremble[0]:.2f} | {tremble[1]:.2f} | "
+        f"{name} | {spread[0]:.1f} | {spread[1]:.1f} | {tremble[0]:.2f} | {tremble[1]:.2f} | "
         f"{lost} | {np.mean(times):.2f} |"
     )
 
 
+def ways(detector: FaceDetector) -> dict[str, Follower | None]:
+    """What can keep a box on a face, by name; each with a memory of its own."""
+    known: dict[str, Follower | None] = {
+        "detected on every frame": None,
+        f"held for {EVERY} frames": Held(),
+        "detector on crops": NearSearch(Crops(detector)),
+        "flow": FlowSearch(),
+    }
+    if isinstance(detector, RegionDetector):
+        known["the detector's own region search"] = NearSearch(detector)
+    return known
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", default="haar", help="as edge-fer run takes it")
-    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    parser.add_argument("--detector", nargs="+", default=["edge-fer-face", "haar"], help="as edge-fer run takes it")
+    parser.add_argument("--markdown", type=Path, help="page to write")
+    parser.add_argument("--quick", action="store_true", help="one short film")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    detector = open_face_detector(arguments.detector, min_face_px=MIN_FACE_PX)
-    detector.detect(film(1)[0][0])  # opens engines, if it has any
+    films = {
+        speed: film(speed, 24 if arguments.quick else FRAMES) for speed in SPEEDS[: 1 if arguments.quick else None]
+    }
+    names = [text.partition("=")[0] for text in arguments.detector]
     lines = [
-        "| speed | box | centre off, % of the face | size off, % | tremble: centre | size | lost | ms a frame |",
-        "|--:|---|--:|--:|--:|--:|--:|--:|",
+        "# Following a face between two detections",
+        "",
+        *(["**A quick run that only proves that the script works. Its figures mean nothing.**", ""] * arguments.quick),
+        f"{cpu_identity()}, one thread. A portrait moved by known amounts at 720p, {FPS} frames a second; a full",
+        f"search every {EVERY} frames, unless the way says otherwise. What is counted how:",
+        "[following.py](following.py), which writes this page.",
+        "",
+        f"Repeat: `python benchmarks/following.py --detector {' '.join(names)}`",
     ]
-    for speed in SPEEDS:
-        ways: list[tuple[str, Follower | None]] = [
-            ("detected on every frame", None),
-            (f"held for {EVERY} frames", Held()),
-            ("detector on crops", NearSearch(Crops(detector))),
-            ("flow", FlowSearch()),
-        ]
+    for text in arguments.detector:
+        detector = open_face_detector(text, min_face_px=MIN_FACE_PX)
+        first = films[SPEEDS[0]][0][0]
+        found = detector.detect(first)  # opens engines, if it has any
         if isinstance(detector, RegionDetector):
-            ways.append(("the detector's own region search", NearSearch(detector)))
-        lines += [row(name, detector, follower, speed) for name, follower in ways]
-    text = "\n".join(lines) + "\n"
+            detector.detect_near(first, found.boxes_xyxy)
+        lines += [
+            "",
+            f"## {text.partition('=')[0]}",
+            "",
+            "| speed | box | centre off, % of the face | size off, % | tremble: centre | size | lost | ms a frame |",
+            "|--:|---|--:|--:|--:|--:|--:|--:|",
+        ]
+        for speed, shown in films.items():
+            for name, follower in ways(detector).items():
+                lines.append(f"| {speed}x | {row(name, detector, follower, shown)}")
+    page = "\n".join(lines) + "\n"
     if arguments.markdown is not None:
-        arguments.markdown.write_text(text, encoding="utf-8")
-    sys.stdout.write(text)
+        with atomic_file(arguments.markdown) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    sys.stdout.write(page)
 
 
 if __name__ == "__main__":

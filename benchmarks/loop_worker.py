@@ -26,7 +26,8 @@ from edge_fer.core.engine import INPUT, Engine
 from edge_fer.core.spec import ModelSpec
 from edge_fer.runtime.detectors.base import FaceDetector
 from edge_fer.runtime.frames import FrameSource
-from edge_fer.runtime.pipeline import LoopStats, Pipeline
+from edge_fer.runtime.loop_stats import LoopStats
+from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.preprocess import FaceCropper
 from edge_fer.runtime.region_search import open_follower
 from edge_fer.runtime.sources.capture import open_media

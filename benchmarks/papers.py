@@ -37,14 +37,15 @@ def reproduced(row: dict[str, Any]) -> str:
     """What a training of ours gave, or what it would take."""
     folder = MODELS / row["trained"] if "trained" in row else None
     if folder is None or not (folder / "fp32.json").is_file():
-        return f"not run: needs {row['needs']}"
+        return f"no result: {row['note']}" if "note" in row else f"not run: needs {row['needs']}"
     found = json.loads((folder / "fp32.json").read_text(encoding="utf-8"))
     low, high = found["top1_interval"]
     text = f"**{found['top1']:.2%}** ({low:.1%} to {high:.1%}), {found['data']}, {found['n']:,} faces"
     int8 = folder / "int8.json"
     if int8.is_file():
         text += f"; int8 {json.loads(int8.read_text(encoding='utf-8'))['top1']:.2%}"
-    return f"{text} ([curve](../docs/models/{row['trained']}/curve.png))"
+    text += f" ([curve](../docs/models/{row['trained']}/curve.png))"
+    return f"{text}; {row['note']}" if "note" in row else text
 
 
 def latencies(result: dict[str, Any], model: str | None) -> list[str]:

@@ -30,10 +30,10 @@ import numpy as np
 from edge_fer.bench.conditions import disturbance, look, ticks
 from edge_fer.bench.device import describe_machine
 from edge_fer.bench.jobs import measure as time_calls
+from edge_fer.bench.markdown import to_markdown
 from edge_fer.bench.measure import Outcome, run_plan
 from edge_fer.bench.plan import Case, ModelEntry, Plan
 from edge_fer.bench.prepare import PreparedModel, prepare
-from edge_fer.bench.report import to_markdown
 from edge_fer.bench.results import BenchResult, CaseResult, Surroundings, summarise, write_json
 from edge_fer.bench.statistics import Interval, paired_ratio
 from edge_fer.compile.canary_faces import canary_images, face_batch

@@ -12,18 +12,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edge_fer.backends import smaller_batch
 from edge_fer.backends.dialects import DIALECTS
 from edge_fer.backends.registry import (
     BACKENDS,
     backend_module,
     cache_folder,
+    engine_key,
     open_built_engine,
     open_engine,
     require,
 )
 from edge_fer.core.bundle import Bundle, open_bundle
 from edge_fer.core.engine import Engine
-from edge_fer.core.errors import BundleError, DeviceError, UsageError
+from edge_fer.core.errors import BundleError, DeviceError, DeviceMemoryError, UsageError
 from edge_fer.core.files import atomic_file
 from edge_fer.core.manifest import MANIFEST
 from edge_fer.core.spec import Frozen
@@ -32,12 +34,14 @@ PROBE_TIMEOUT_S = 300
 
 
 class Candidate(Frozen):
-    """One way to run a bundle. ``median_us`` is the warm latency of one face here; ``error`` says why there is none."""
+    """One way to run a bundle. ``median_us`` is the warm latency of one face here; ``error`` says why there is none,
+    ``full`` that it was a GPU's memory."""
 
     backend: str
     precision: str
     median_us: float | None = None
     error: str | None = None
+    full: bool = False
 
 
 class Choice(Frozen):
@@ -84,6 +88,7 @@ def choose(
     backend: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    max_batch: int = 8,
     cache: Path | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Choice:
@@ -94,7 +99,7 @@ def choose(
     Raises:
         UsageError: no installed backend can run the bundle in the precision that was asked for.
         DeviceError: the backend that was asked for has no package, driver or device here, or every candidate failed;
-            the message gives each reason.
+            the message gives each reason. A ``DeviceMemoryError`` where all of them are that.
     """
     if backend != "auto":
         require(backend)
@@ -115,11 +120,12 @@ def choose(
     for name, kind in pairs:
         if on_step is not None:
             on_step(f"Building and timing {name} {kind}")
-        timed.append(_probe(bundle, name, kind, threads, cache))
+        timed.append(_probe(bundle, name, kind, threads, max_batch, cache))
     usable = sorted((c for c in timed if c.median_us is not None), key=lambda c: c.median_us or 0.0)
     if not usable:
         reasons = "; ".join(f"{c.backend} {c.precision}: {c.error}" for c in timed)
-        raise DeviceError(f"No backend could run {bundle.manifest.model.name}: {reasons}.")
+        failure = DeviceMemoryError if all(c.full for c in timed) else DeviceError
+        raise failure(f"No backend could run {bundle.manifest.model.name}: {reasons}.")
     choice = Choice(candidates=(*usable, *(c for c in timed if c.median_us is None)))
     _write(path, choice)
     return choice
@@ -150,9 +156,15 @@ def open_best(
     precision: str = "auto",
     threads: int = 1,
     max_batch: int = 8,
+    allow_smaller_batch: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> tuple[Engine, str]:
     """Open a bundle with the best backend and precision that fit, or an engine folder as it is.
+
+    Args:
+        max_batch: faces at a time.
+        allow_smaller_batch: where a GPU's memory is full, try half as many, down to one. What did not fit is not tried
+            again, until an opening without this succeeds (:mod:`edge_fer.backends.smaller_batch`).
 
     Returns:
         the engine, and why it is this one, as a phrase for people.
@@ -172,16 +184,36 @@ def open_best(
             )
         return engine, "the engine that was named"
     bundle = open_bundle(path)
-    choice = choose(bundle, backend=backend, precision=precision, threads=threads, on_step=on_step)
-    engine = open_engine(
-        bundle,
-        backend=choice.best.backend,
-        precision=choice.best.precision,
-        max_batch=max_batch,
-        threads=threads,
-        on_build=on_step,
-    )
-    return engine, choice.reason()
+
+    def opened(batch: int) -> tuple[Engine, str]:
+        choice = choose(bundle, backend=backend, precision=precision, threads=threads, max_batch=batch, on_step=on_step)
+        best = choice.best
+        engine = open_engine(
+            bundle,
+            backend=best.backend,
+            precision=best.precision,
+            max_batch=batch,
+            threads=threads,
+            on_build=on_step,
+        )
+        return engine, choice.reason()
+
+    def marker(batch: int) -> Path:
+        parts = [bundle.sha256, str(batch)]
+        for name, kind in candidates(bundle, backend, precision):
+            parts.append(engine_key(bundle, bundle.manifest.model, name, kind, batch))
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        return cache_folder() / smaller_batch.FOLDER / f"{digest}.txt"
+
+    if not allow_smaller_batch:
+        found = opened(max_batch)
+        if (cache_folder() / smaller_batch.FOLDER).is_dir():
+            marker(max_batch).unlink(missing_ok=True)
+        return found
+    (engine, reason), batch = smaller_batch.first_that_fits(opened, max_batch, marker, on_step)
+    if batch < max_batch:
+        reason += f"; {batch} face{'s' * (batch > 1)} at a time, because the GPU's memory is too small for {max_batch}"
+    return engine, reason
 
 
 def is_engine(path: Path) -> bool:
@@ -208,14 +240,19 @@ def _read(path: Path) -> Choice | None:
         return None
 
 
-def _probe(bundle: Bundle, backend: str, precision: str, threads: int, cache: Path | None) -> Candidate:
-    command = [sys.executable, "-m", "edge_fer.backends.probe", str(bundle.path), backend, precision, str(threads)]
+def _probe(bundle: Bundle, backend: str, precision: str, threads: int, max_batch: int, cache: Path | None) -> Candidate:
+    command = [sys.executable, "-m", "edge_fer.backends.probe", str(bundle.path), backend, precision]
+    command += [str(threads), str(max_batch)]
     environment = os.environ if cache is None else {**os.environ, "EDGE_FER_CACHE": str(cache)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=environment)
         answer = json.loads(done.stdout.splitlines()[-1])
         return Candidate(
-            backend=backend, precision=precision, median_us=answer.get("median_us"), error=answer.get("error")
+            backend=backend,
+            precision=precision,
+            median_us=answer.get("median_us"),
+            error=answer.get("error"),
+            full=answer.get("full", False),
         )
     except subprocess.TimeoutExpired:
         return Candidate(backend=backend, precision=precision, error=f"no answer within {PROBE_TIMEOUT_S} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,14 +14,19 @@ from edge_fer.core.bundle import DEFAULT_DETECTOR, find_bundle, open_bundle
 from edge_fer.core.engine import Engine
 from edge_fer.core.errors import UsageError
 from edge_fer.core.registry import resolve
-from edge_fer.core.spec import DetectorSpec
+from edge_fer.core.spec import DetectorSpec, StageSpec
+from edge_fer.runtime.cuda_loop import BACKEND, CudaLoop
 from edge_fer.runtime.detectors.base import DETECTORS, FaceDetector
 from edge_fer.runtime.detectors.base import open_detector as open_without_engine
 
 PYRAMID = "edge_fer.runtime.detectors.face_pyramid:FacePyramidDetector"
-NETWORKS: dict[str, str] = {DEFAULT_DETECTOR: PYRAMID, "yunet": PYRAMID}
+NETWORKS: dict[str, str] = {
+    DEFAULT_DETECTOR: PYRAMID,
+    "yunet": PYRAMID,
+    "mtcnn": "edge_fer.runtime.detectors.mtcnn:MtcnnDetector",
+}
 """Detectors that run on engines of ours. ``edge-fer-face=BUNDLE`` takes another bundle than the shipped one,
-``yunet=FILE.onnx`` another file than the fetched one."""
+``yunet=FILE.onnx`` and ``mtcnn=FILE.whl`` another file than the fetched one."""
 
 
 def open_face_detector(
@@ -32,21 +38,27 @@ def open_face_detector(
     precision: str = "auto",
     threads: int = 1,
     cache: Path | None = None,
+    gpu: CudaLoop | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> FaceDetector:
-    """``edge-fer-face``, ``edge-fer-face=BUNDLE``, ``yunet`` (as fetched), ``yunet=FILE.onnx``, or what
-    :func:`edge_fer.runtime.detectors.base.open_detector` opens.
+    """``edge-fer-face``, ``edge-fer-face=BUNDLE``, ``yunet`` and ``mtcnn`` (as fetched), ``yunet=FILE.onnx``,
+    ``mtcnn=FILE.whl``, or what :func:`edge_fer.runtime.detectors.base.open_detector` opens.
 
     Args:
         min_face_px: the smallest face wanted, in pixels of the frame.
         score: the smallest accepted score; ``None``: the detector's own.
         backend, precision, threads: of the engines; for detectors that run on none they must be ``auto``.
+        gpu: search whole frames there, with engines of TensorRT: ``edge-fer-face`` and ``yunet``.
 
     Raises:
         UsageError: unknown name, or an option that does not apply.
         EdgeFerError: the bundle is damaged, or nothing here can run it.
     """
     name, _, path = text.partition("=")
+    if gpu is not None and NETWORKS.get(name) != PYRAMID:
+        raise UsageError(
+            f"The detector {name} does not run on the GPU.", fix="--detector edge-fer-face or yunet, or --detect-on cpu"
+        )
     if name not in NETWORKS:
         if name not in DETECTORS:
             raise UsageError(f"Unknown detector {name!r}.", fix=f"Known: {', '.join(sorted((*NETWORKS, *DETECTORS)))}.")
@@ -54,9 +66,15 @@ def open_face_detector(
             raise UsageError(f"The detector {name} runs on no engine of ours, so it has no backend or precision.")
         return open_without_engine(text, min_face_px=min_face_px, **({} if score is None else {"score": score}))
     factory = resolve(NETWORKS, name, what="detector")
+    if gpu is not None:
+        backend = BACKEND if backend == "auto" else backend
+        factory = partial(factory, full_level=gpu.level)
     if name == "yunet":
         contract, opener = _yunet(path, backend, precision, threads, cache)
         return cast(FaceDetector, factory(opener, contract, min_face_px=min_face_px, score=score))
+    if name == "mtcnn":
+        stages = _mtcnn(path, backend, precision, threads, cache)
+        return cast(FaceDetector, factory(stages, min_face_px=min_face_px, score=score))
     bundle = open_bundle(find_bundle(path or name))
     spec = bundle.manifest.detector
     best = choose(bundle, backend=backend, precision=precision, threads=threads, cache=cache, on_step=on_step).best
@@ -80,14 +98,10 @@ def _yunet(
     path: str, backend: str, precision: str, threads: int, cache: Path | None
 ) -> tuple[DetectorSpec, Callable[[tuple[int, int]], Engine]]:
     """YuNet's contract, and what opens an engine of an input size. It has no int8 form: its file carries none of our
-    calibration. ``auto`` is OpenVINO where it is installed, in fp32."""
+    calibration."""
     from edge_fer.backends.yunet import SPEC, rewritten
 
-    if precision == "int8":
-        raise UsageError("YuNet's file has no int8 form.", fix="--detector edge-fer-face runs in int8.")
-    if backend == "auto":
-        installed = {status.name for status in installed_backends() if status.installed}
-        backend = "openvino" if "openvino" in installed else "onnxruntime"
+    backend, precision = _foreign("YuNet", backend, precision)
     onnx = rewritten(Path(path) if path else fetched("yunet"), cache or cache_folder())
 
     def open_at(size_hw: tuple[int, int]) -> Engine:
@@ -95,9 +109,35 @@ def _yunet(
             onnx,
             sized(SPEC, size_hw),
             backend=backend,
-            precision="fp32" if precision == "auto" else precision,
+            precision=precision,
             max_batch=1,
             threads=threads,
         )
 
     return SPEC, open_at
+
+
+def _mtcnn(
+    path: str, backend: str, precision: str, threads: int, cache: Path | None
+) -> Callable[[StageSpec, int], Engine]:
+    """What opens an engine of one of MTCNN's networks for a number of windows. Nothing is quantised, as in YuNet."""
+    from edge_fer.backends.mtcnn import networks
+
+    backend, precision = _foreign("MTCNN", backend, precision)
+    files = networks(Path(path) if path else fetched("mtcnn"), cache or cache_folder())
+
+    def open_stage(spec: StageSpec, max_batch: int) -> Engine:
+        onnx = files[spec.name.removeprefix("mtcnn-")]
+        return open_onnx(onnx, spec, backend=backend, precision=precision, max_batch=max_batch, threads=threads)
+
+    return open_stage
+
+
+def _foreign(what: str, backend: str, precision: str) -> tuple[str, str]:
+    """Backend and precision of another project's network: ``auto`` is OpenVINO where it is installed, in fp32."""
+    if precision == "int8":
+        raise UsageError(f"{what}'s file has no int8 form.", fix="--detector edge-fer-face runs in int8.")
+    if backend == "auto":
+        installed = {status.name for status in installed_backends() if status.installed}
+        backend = "openvino" if "openvino" in installed else "onnxruntime"
+    return backend, "fp32" if precision == "auto" else precision

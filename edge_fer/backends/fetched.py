@@ -47,6 +47,14 @@ FILES: dict[str, Remote] = {
         "MIT",
         "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet",
     ),
+    "mtcnn": Remote(
+        "https://files.pythonhosted.org/packages/ed/2e/2d56386bc2f834cdc683743903852cf1428b4e5ee119f16cf808b589d3cd/"
+        "facenet_pytorch-2.6.0-py3-none-any.whl",
+        "ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
+        4 << 20,
+        "MIT",
+        "https://github.com/timesler/facenet-pytorch",
+    ),
 }
 
 

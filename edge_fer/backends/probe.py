@@ -1,7 +1,10 @@
-"""Time one engine in a process of its own: ``python -m edge_fer.backends.probe BUNDLE BACKEND PRECISION THREADS``.
+"""Time one engine in a process of its own.
+
+    python -m edge_fer.backends.probe BUNDLE BACKEND PRECISION THREADS BATCH
 
 Two runtimes in one process disturb each other's thread pools, so candidates must not share one. Prints one line of
-JSON: ``{"median_us": float, "samples": int}`` or ``{"error": str}``.
+JSON: ``{"median_us": float, "samples": int}``, or ``{"error": str, "full": bool}``, where ``full`` says that a GPU's
+memory was.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 from edge_fer.backends.registry import open_engine
 from edge_fer.core.bundle import open_bundle
 from edge_fer.core.engine import Engine
-from edge_fer.core.errors import EdgeFerError
+from edge_fer.core.errors import DeviceMemoryError, EdgeFerError
 
 WARM_UP_S = 0.15
 MEASURE_S = 0.35
@@ -44,12 +47,15 @@ def time_engine(engine: Engine) -> list[float]:
 
 
 def main(arguments: list[str]) -> dict[str, object]:
-    path, backend, precision, threads = arguments
+    path, backend, precision, threads, batch = arguments
     try:
-        with open_engine(open_bundle(Path(path)), backend=backend, precision=precision, threads=int(threads)) as engine:
+        bundle = open_bundle(Path(path))
+        with open_engine(
+            bundle, backend=backend, precision=precision, threads=int(threads), max_batch=int(batch)
+        ) as engine:
             samples = time_engine(engine)
     except EdgeFerError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "full": isinstance(error, DeviceMemoryError)}
     return {"median_us": statistics.median(samples), "samples": len(samples)}
 
 

@@ -21,7 +21,7 @@ from edge_fer.core.engine import Engine
 from edge_fer.core.errors import BundleError, EdgeFerError, UsageError
 from edge_fer.core.files import atomic_folder, inside, sha256_file
 from edge_fer.core.manifest import CanaryRecord, EngineManifest, read_manifest, write_manifest
-from edge_fer.core.spec import AnySpec, DetectorSpec
+from edge_fer.core.spec import AnySpec, DetectorSpec, EngineSpec
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edge_fer.backends.onnxruntime",
@@ -149,7 +149,7 @@ def _build_into(
 
 
 def _draft(
-    spec: AnySpec, onnx: Path, bundle_sha256: str, backend: str, precision: str, max_batch: int, canary: CanaryRecord
+    spec: EngineSpec, onnx: Path, bundle_sha256: str, backend: str, precision: str, max_batch: int, canary: CanaryRecord
 ) -> EngineManifest:
     return EngineManifest.model_validate(
         {
@@ -248,7 +248,7 @@ def open_built_engine(folder: Path, *, threads: int = 1, slots: int = 2) -> Engi
 
 def open_onnx(
     path: Path,
-    spec: AnySpec,
+    spec: EngineSpec,
     *,
     backend: str,
     precision: str,

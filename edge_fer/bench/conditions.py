@@ -18,6 +18,10 @@ _SENSORS = ("coretemp", "k10temp", "cpu_thermal", "zenpower", "x86_pkg_temp", "c
 """Names of hwmon chips and thermal zones that are the processor's."""
 
 
+DISTURBED = 0.10
+"""Part of the processor that others may take."""
+
+
 class Conditions(Frozen):
     """One look at the machine.
 
@@ -120,6 +124,11 @@ class Disturbance(Frozen):
 
     others: float
     stolen: float
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether so much was taken that timings of these minutes are not to be quoted."""
+        return self.others + self.stolen > DISTURBED
 
 
 def disturbance(before: Ticks | None, after: Ticks | None) -> Disturbance | None:

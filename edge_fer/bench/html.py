@@ -6,13 +6,17 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
+from edge_fer.bench.overview import LEGEND, overviews
 from edge_fer.bench.report import (
     BOUND_HEADINGS,
+    CAMERA_HEADINGS,
     Value,
     bound_rows,
     camera_rows,
     camera_sentences,
+    disturbances,
     notes,
     used_columns,
 )
@@ -32,9 +36,12 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align:
 th.text, td.text { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; color: var(--muted); }
 th button:focus-visible { outline: 2px solid currentColor; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
+td.strong { font-weight: 650; background: var(--front); }
 tr.front td { background: var(--front); }
+.warning { border-left: .25rem solid #c77700; padding-left: .8rem; }
 tr.failed td { color: var(--muted); }
 li, .muted { color: var(--muted); }
 img { max-width: 100%; background: #fff; }
@@ -59,6 +66,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """
 
 
+class Cell(NamedTuple):
+    """What is sorted by, and what is shown; ``None`` sorts last."""
+
+    value: Value
+    text: str
+    strong: bool = False
+
+
 def write_html(path: Path, result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> None:
     """Write the page.
 
@@ -75,7 +90,7 @@ def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> st
     rows = []
     for case in result.cases:
         kind = "failed" if case.error else "front" if case.pareto else ""
-        rows.append((kind, [(column.value(case), column.text(case)) for column in columns]))
+        rows.append((kind, [Cell(column.value(case), column.text(case)) for column in columns]))
     title = f"Benchmark {result.plan.name}: {result.device}"
     parts = [
         "<!doctype html>",
@@ -83,6 +98,9 @@ def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> st
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
+        *(f'<p class="warning">{escape(sentence)}</p>' for sentence in disturbances(result)),
+        *_overview(result),
+        "<h2>Every case</h2>",
         '<p class="muted">Click a heading to sort. Coloured rows: no other case is both faster and as accurate.</p>',
         _table([column.heading for column in columns], rows, texts=2),
         _list(notes(result)),
@@ -90,7 +108,7 @@ def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> st
     ]
     if result.camera is not None:
         plain = [("", [_cell(cell) for cell in row]) for row in camera_rows(result)]
-        parts += ["<h2>Camera to label</h2>", _table(("milliseconds", "p50", "p90", "p99", "largest"), plain, texts=1)]
+        parts += ["<h2>Camera to label</h2>", _table(CAMERA_HEADINGS, plain, texts=1)]
         parts.append(_list(camera_sentences(result)))
     if result.bounds:
         plain = [("", [_cell(cell) for cell in row]) for row in bound_rows(result)]
@@ -102,24 +120,37 @@ def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> st
     return "\n".join([*parts, f"<script>{SCRIPT}</script></body></html>", ""])
 
 
-def _cell(text: str) -> tuple[Value, str]:
+def _overview(result: BenchResult) -> list[str]:
+    parts = []
+    for overview in overviews(result):
+        rows = [
+            ("", [Cell(name, name), *(Cell(cell.ms, cell.text, strong=cell.fastest) for cell in cells)])
+            for name, cells in overview.rows
+        ]
+        parts += [f"<h2>{escape(overview.title)}</h2>", _table(("model", *overview.engines), rows, texts=1)]
+    return [*parts, f'<p class="muted">{escape(LEGEND)}</p>'] if parts else []
+
+
+def _cell(text: str) -> Cell:
     number = text.removeprefix("≥ ").removesuffix("%")
     try:
-        return float(number), text
+        return Cell(float(number), text)
     except ValueError:
-        return text, text
+        return Cell(text, text)
 
 
-def _table(headings: Sequence[str], rows: Sequence[tuple[str, list[tuple[Value, str]]]], *, texts: int) -> str:
-    def kind(index: int) -> str:
-        return ' class="text"' if index < texts else ""
+def _table(headings: Sequence[str], rows: Sequence[tuple[str, list[Cell]]], *, texts: int) -> str:
+    def kind(index: int, *, strong: bool = False) -> str:
+        names = ["text"] * (index < texts) + ["strong"] * strong
+        return f' class="{" ".join(names)}"' if names else ""
 
     head = "".join(f'<th scope="col"{kind(i)}><button>{escape(text)}</button></th>' for i, text in enumerate(headings))
     body = []
     for name, cells in rows:
         inner = "".join(
-            f'<td{kind(i)} data-value="{escape("" if value is None else str(value))}">{escape(text)}</td>'
-            for i, (value, text) in enumerate(cells)
+            f'<td{kind(i, strong=cell.strong)} data-value="{escape("" if cell.value is None else str(cell.value))}">'
+            f"{escape(cell.text)}</td>"
+            for i, cell in enumerate(cells)
         )
         body.append(f'<tr class="{name}">{inner}</tr>')
     return (

@@ -40,8 +40,9 @@ class Outcome:
         layers: weighted layers by the precision that they are really computed in; empty when that cannot be read.
         cold_starts_ms: of each round: process start to the end of the first inference, the engine's cache warm.
         rounds_ns: samples of each round, nanoseconds a call.
-        joules: of each round, by the whole processor; ``None`` where it does not tell.
+        joules: of each round, by the whole processor or GPU; ``None`` where it does not tell.
         clocks_mhz, temperatures_c: at the end of each round, likewise.
+        vram_bytes: most of the GPU's memory that was in use at the end of a round, by all programs; ``None`` likewise.
         peak_rss_bytes: largest of the rounds; data that accuracy is measured on is not in it.
         error: why there is nothing (more), or empty.
     """
@@ -57,6 +58,7 @@ class Outcome:
     clocks_mhz: list[float | None] = field(default_factory=list)
     temperatures_c: list[float | None] = field(default_factory=list)
     peak_rss_bytes: int | None = None
+    vram_bytes: int | None = None
     top1: float | None = None
     top1_interval: tuple[float, float] | None = None
     macro_f1: float | None = None
@@ -196,6 +198,7 @@ class _Rig:
         outcome.joules.append(answer["joules"])
         outcome.clocks_mhz.append(answer["clock_mhz"])
         outcome.temperatures_c.append(answer["temperature_c"])
+        outcome.vram_bytes = max((v for v in (outcome.vram_bytes, answer["vram_bytes"]) if v is not None), default=None)
         outcome.peak_rss_bytes = None if peak is None else max(peak, outcome.peak_rss_bytes or 0)
 
     def score(self, data: Path, split: str | None) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_fer.bench.overview import YARDSTICK
 from edge_fer.bench.results import BenchResult, CaseResult
 from edge_fer.core.errors import MissingDependencyError
 from edge_fer.core.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from edge_fer.bench.camera import CameraResult
 
 INK, MUTED, RULE = "#1b1f24", "#5d6673", "#d5dae1"
 COLOURS = {
@@ -20,6 +24,14 @@ COLOURS = {
     "openvino": "#2f6fb0",
     "benchmark-app": "#8a8f98",
 }
+NAMES = {
+    "torch": "torch eager",
+    "torch-compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+SOAK_WINDOWS, SOAK_S = 6, 60.0
+"""A camera run of fewer windows or seconds shows nothing over time."""
 MARKERS = {"fp32": "o", "bf16": "D", "fp16": "v", "int8": "s"}
 
 
@@ -36,6 +48,20 @@ def write_scatter(path: Path, result: BenchResult) -> bool:
     return True
 
 
+def write_latency(path: Path, result: BenchResult) -> bool:
+    """Draw the latency of every model on every engine; false where there is only one model or one engine.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    cases = [case for case in result.cases if case.p50_ms is not None and case.case.runtime != YARDSTICK]
+    models, ways = {c.case.model for c in cases}, {(c.case.runtime, c.case.precision) for c in cases}
+    if len(models) < 2 or len(ways) < 2:
+        return False
+    _save(path, draw_latency(cases, result))
+    return True
+
+
 def write_stages(path: Path, result: BenchResult) -> bool:
     """Draw the stages of the camera run as bars; false where there was none.
 
@@ -45,6 +71,18 @@ def write_stages(path: Path, result: BenchResult) -> bool:
     if result.camera is None:
         return False
     _save(path, draw_stages(result))
+    return True
+
+
+def write_soak(path: Path, result: BenchResult) -> bool:
+    """Draw labelled frames a second over the camera run; false where it was too short to show anything.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if result.camera is None or len(result.camera.windows) < SOAK_WINDOWS or result.camera.seconds < SOAK_S:
+        return False
+    _save(path, draw_soak(result.camera))
     return True
 
 
@@ -118,14 +156,105 @@ def draw_scatter(cases: list[CaseResult], result: BenchResult) -> Figure:
         else NullFormatter()
     )
     figure.suptitle(f"Speed and accuracy: {result.device}", color=INK, fontsize=11)
-    runtimes = dict.fromkeys(case.case.runtime for case in cases)
-    precisions = dict.fromkeys(case.case.precision for case in cases)
-    handles = [Line2D([], [], ls="", marker="o", color=COLOURS.get(name, MUTED), label=name) for name in runtimes]
-    handles += [Line2D([], [], ls="", marker=MARKERS[name], color=MUTED, label=name) for name in precisions]
+    handles = _key(cases)
     if len(front) > 1:
         handles.append(Line2D([], [], ls=":", color=INK, label="front"))
     axes.legend(handles=handles, frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def draw_latency(cases: list[CaseResult], result: BenchResult) -> Figure:
+    """A row for each model, a mark for each engine, at its milliseconds a face (logarithmic); the fastest is named.
+
+    Rows are in the order of their fastest engines. Cases with several threads or faces lie in the same row.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    by_model: dict[str, list[CaseResult]] = {}
+    for case in cases:
+        by_model.setdefault(case.case.model, []).append(case)
+    fastest = {model: min(found, key=lambda c: c.ms_per_face or 0) for model, found in by_model.items()}
+    models = sorted(by_model, key=lambda model: fastest[model].ms_per_face or 0)
+    figure, axes = _figure(9.5, 1.6 + 0.5 * len(models))
+    axes.set_xscale("log")
+    for place, model in enumerate(models):
+        times = [case.ms_per_face or 0.0 for case in by_model[model]]
+        axes.hlines(place, min(times), max(times), color=RULE, lw=3, zorder=1)
+        for case in by_model[model]:
+            axes.scatter(
+                case.ms_per_face,
+                place,
+                marker=MARKERS[case.case.precision],
+                s=62,
+                color=COLOURS.get(case.case.runtime, MUTED),
+                edgecolor="white",
+                linewidth=0.8,
+                zorder=3,
+            )
+        best = fastest[model]
+        axes.annotate(
+            f"{best.ms_per_face:.3g} ms",
+            (best.ms_per_face, place),
+            xytext=(-9, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=INK,
+            fontsize=9,
+        )
+    names = [f"{model}\nuntrained" if model in result.untrained else model for model in models]
+    axes.set_yticks(range(len(models)), names, fontsize=9)
+    axes.set_ylim(len(models) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.06)
+    # Room for the name of the leftmost mark.
+    axes.set_xlim(left=0.33 * min(case.ms_per_face or 0.0 for case in cases))
+    axes.set_xlabel("milliseconds a face, median (logarithmic)", color=INK)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.suptitle(f"Speed of every network: {result.device}", color=INK, fontsize=11)
+    axes.legend(handles=_key(cases), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def draw_soak(camera: CameraResult) -> Figure:
+    """Labelled frames a second in each window, with the burst as a line; temperature on the right where it is known."""
+    figure, axes = _figure(9.0, 4.2)
+    times = [window.start_s for window in camera.windows]
+    rates = [window.fps for window in camera.windows]
+    axes.plot(times, rates, color=COLOURS["openvino"], lw=2, marker="o", ms=4, label="labelled frames a second")
+    if (pair := camera.burst_and_sustained()) is not None:
+        axes.axhline(pair[0], color=MUTED, lw=1, ls=":", label=f"burst {pair[0]:.0f}, sustained {pair[1]:.0f}")
+    axes.set_ylim(0, 1.15 * max(rates))
+    axes.set_xlabel("seconds", color=INK)
+    axes.set_ylabel("labelled frames a second", color=INK)
+    handles, labels = axes.get_legend_handles_labels()
+    degrees = [window.temperature_c for window in camera.windows]
+    if all(value is not None for value in degrees):
+        right = axes.twinx()
+        right.plot(times, degrees, color=COLOURS["torch"], lw=1.5, label="°C")
+        right.set_ylabel("hottest sensor of the processor, °C", color=INK)
+        right.spines["top"].set_visible(False)
+        handles, labels = ([*a, *b] for a, b in zip((handles, labels), right.get_legend_handles_labels(), strict=True))
+    axes.legend(handles, labels, frameon=False, fontsize=9, loc="lower right")
+    figure.suptitle(f"Burst against sustained: {camera.engine}", color=INK, fontsize=11)
+    return figure
+
+
+def _key(cases: list[CaseResult]) -> list[Line2D]:
+    """What colours and marks mean."""
+    from matplotlib.lines import Line2D
+
+    runtimes = dict.fromkeys(case.case.runtime for case in cases)
+    precisions = dict.fromkeys(case.case.precision for case in cases)
+    return [
+        *(
+            Line2D([], [], ls="", marker="o", color=COLOURS.get(name, MUTED), label=NAMES.get(name, name))
+            for name in runtimes
+        ),
+        *(Line2D([], [], ls="", marker=MARKERS[name], color=MUTED, label=name) for name in precisions),
+    ]
 
 
 def _spread(cases: list[CaseResult]) -> float:

@@ -1,86 +1,54 @@
 """``edge-fer plan``: from a time budget and measurements on this machine to the settings of ``edge-fer run``.
 
-A frame costs the classifier's call for all faces, a crop a face, and a full search spread over the frames until the
-next one. Both calls count with their 90th percentile, and a fifth of the budget is left to decoding, tracking and
-drawing. Among what fits, accuracy comes first; then the detector that is named first, the shorter interval, fewer
-threads, less time.
+What :mod:`edge_fer.bench.setups` ranks first is tried: the loop runs on a camera that delivers a frame each budget,
+with as many faces as were asked for. A choice that loses frames there is put aside for a cheaper one, and the report
+says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edge_fer.backends.choose import candidates
 from edge_fer.bench.camera import CameraResult, measure_camera
-from edge_fer.bench.detector_timing import DetectorTiming, TimingOrder, time_detector
+from edge_fer.bench.conditions import disturbance, ticks
+from edge_fer.bench.crowd import write_crowd
+from edge_fer.bench.detector_timing import DetectorTiming, TimingOrder, default_min_face, time_detector
 from edge_fer.bench.device import usable_threads
 from edge_fer.bench.measure import Outcome, run_plan
 from edge_fer.bench.plan import CameraPlan, ModelEntry, Plan
+from edge_fer.bench.setups import EngineTiming, Setup, rank_setups
 from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
-from edge_fer.core.errors import BundleError, DeviceError, EdgeFerError
+from edge_fer.core.errors import BundleError, EdgeFerError
 from edge_fer.core.spec import Frozen, ModelSpec
-from edge_fer.runtime.run_config import RunConfig
 
-HEADROOM = 0.8
-"""Part of the budget that measured work may fill."""
-LONGEST_INTERVAL = 10
-"""Frames between two searches: at 30 a second a new face waits a third of a second at most."""
-TIE = 0.005
-"""Accuracies that differ by less than this fraction count as equal: a few thousand faces cannot tell them apart."""
 ENGINE_BATCH = 8
 """Faces that ``edge-fer run`` puts into one call."""
 DETECTORS = ("edge-fer-face", "haar")
 CHECK_S = 6.0
-
-
-class EngineTiming(Frozen):
-    """One way to classify all faces of a frame.
-
-    Attributes:
-        engine: bundle, as ``edge-fer run --engine`` takes it.
-        ms: 90th percentile of the calls that label all faces.
-        top1: of this backend and precision on labelled faces, or ``None``.
-        accuracy_from: where that is known from.
-        error: why there is no time, or empty.
-    """
-
-    engine: str
-    backend: str
-    precision: str
-    threads: int
-    ms: float | None
-    top1: float | None
-    accuracy_from: str = ""
-    error: str = ""
-
-
-class Setup(Frozen):
-    """What was chosen, and what a frame is expected to cost with it."""
-
-    engine: EngineTiming
-    detector: DetectorTiming
-    interval: int
-    expected_ms: float
-
-    def config(self) -> RunConfig:
-        return RunConfig.model_validate(
-            {
-                "engine": self.engine.engine,
-                "backend": self.engine.backend,
-                "precision": self.engine.precision,
-                "threads": self.engine.threads,
-                "detector": self.detector.detector,
-                "detect_every": self.interval,
-            }
-        )
+TRIALS = 3
+"""Choices that are tried in the loop before the planner gives up."""
+CHEAPER = 0.75
+"""The next choice to try is expected to cost at most this part of the one that did not hold."""
+MOST_DROPPED = 0.02
+"""Part of the frames that a choice may drop when it is tried."""
+FASTEST_CAMERA = 240.0
 
 
 class PlanReport(Frozen):
-    """The choice with everything that it was made from; ``check`` is the loop run with it, on the project's clip."""
+    """The choice with everything that it was made from.
+
+    Attributes:
+        check: the loop run with it, on as many faces and at the pace of the budget; ``None`` when it was not tried.
+        held: whether it kept up there; ``None`` likewise.
+        problems: what speaks against it, as sentences.
+    """
 
     budget_ms: float
     faces: int
@@ -89,89 +57,36 @@ class PlanReport(Frozen):
     engines: tuple[EngineTiming, ...]
     detectors: tuple[DetectorTiming, ...]
     check: CameraResult | None = None
+    held: bool | None = None
     problems: tuple[str, ...] = ()
 
     def why(self) -> tuple[str, ...]:
         """The choice in sentences, for people and for the comments of the config."""
         setup = self.setup
+        engine, faces = setup.engine, f"{self.faces} face{'s' * (self.faces > 1)}"
         accuracy = "unknown accuracy"
-        if setup.engine.top1 is not None:
-            accuracy = f"top-1 {setup.engine.top1:.1%} ({setup.engine.accuracy_from})"
+        if engine.top1 is not None:
+            accuracy = f"top-1 {engine.top1:.1%} ({engine.accuracy_from})"
         found = [
-            f"Budget {self.budget_ms:g} ms a frame for {self.faces} faces: expected {setup.expected_ms:.2f} ms, "
-            "from measurements on this machine.",
-            f"{setup.engine.engine} on {setup.engine.backend} {setup.engine.precision}, {setup.engine.threads} "
-            f"threads: {setup.engine.ms:.2f} ms for {self.faces} faces (p90), {accuracy}.",
+            f"Budget {self.budget_ms:g} ms a frame for {faces}: expected {setup.expected_ms:.2f} ms, from measurements "
+            "on this machine.",
+            f"{engine.engine} on {engine.backend} {engine.precision}, {engine.threads} "
+            f"thread{'s' * (engine.threads > 1)}: {engine.ms:.2f} ms for {faces} (p90), {accuracy}.",
             f"Detector {setup.detector.detector}: {setup.detector.p90_ms:.2f} ms a search (p90), every "
             f"{'frame' if setup.interval == 1 else f'{setup.interval} frames'}.",
         ]
         if self.check is not None:
             found.append(
-                f"Checked on the project's clip, one face, {self.check.camera}: frame age p50 "
-                f"{self.check.age.p50:.1f}, p99 {self.check.age.p99:.1f} ms, {self.check.dropped} of "
-                f"{self.check.frames + self.check.dropped} frames dropped."
+                f"Tried in the loop for {self.check.seconds:.0f} s with {faces} a frame, "
+                f"{1e3 / self.budget_ms:.0f} frames a second: {_tried(self.check)}."
             )
-        return tuple(found)
+        return (*found, *self.problems)
 
 
-def frame_ms(engine: EngineTiming, detector: DetectorTiming, interval: int, faces: int) -> float:
-    """Expected time of a frame; both timings must have been measured."""
-    assert engine.ms is not None
-    assert detector.p90_ms is not None
-    return engine.ms + faces * (detector.crop_ms or 0.0) + detector.p90_ms / interval
-
-
-def choose_setup(
-    engines: Sequence[EngineTiming],
-    detectors: Sequence[DetectorTiming],
-    *,
-    budget_ms: float,
-    faces: int,
-    min_accuracy: float | None = None,
-) -> Setup:
-    """Pick the best that fits; see the module's description for the order.
-
-    Raises:
-        DeviceError: nothing fits, or nothing is accurate enough; the message names the nearest.
-    """
-    timed = [engine for engine in engines if engine.ms is not None]
-    finders = [detector for detector in detectors if detector.p90_ms is not None]
-    if not timed or not finders:
-        reasons = [f"{one.engine} {one.backend} {one.precision}: {one.error}" for one in engines if one.error]
-        reasons += [f"{one.detector}: {one.error}" for one in detectors if one.error]
-        raise DeviceError(f"Nothing could be measured here: {'; '.join(reasons) or 'no engine and no detector'}.")
-    enough = [e for e in timed if min_accuracy is None or (e.top1 is not None and e.top1 >= min_accuracy)]
-    if not enough:
-        known = [e for e in timed if e.top1 is not None]
-        best = max(known, key=lambda e: e.top1 or 0.0, default=None)
-        nearest = "; no accuracy is known" if best is None else f"; the best is {best.engine} with {best.top1:.1%}"
-        raise DeviceError(
-            f"Nothing here is known to reach a top-1 of {min_accuracy:.1%}{nearest}.",
-            fix="Give labelled faces with --data, or lower --min-accuracy.",
-        )
-    setups = []
-    for engine in enough:
-        for detector in finders:
-            for interval in range(1, LONGEST_INTERVAL + 1):
-                cost = frame_ms(engine, detector, interval, faces)
-                if cost <= HEADROOM * budget_ms:
-                    setups.append(Setup(engine=engine, detector=detector, interval=interval, expected_ms=cost))
-                    break
-    if not setups:
-        cost, engine, detector = min(
-            ((frame_ms(e, d, LONGEST_INTERVAL, faces), e, d) for e in enough for d in finders), key=lambda one: one[0]
-        )
-        raise DeviceError(
-            f"Nothing measured here labels {faces} faces within {budget_ms:g} ms ({HEADROOM:.0%} of it for the work). "
-            f"The nearest is {engine.engine} on {engine.backend} {engine.precision} with {detector.detector}: "
-            f"{cost:.1f} ms.",
-            fix="Allow more time, fewer faces or a lower --min-accuracy.",
-        )
-    best_top1 = max(setup.engine.top1 or 0.0 for setup in setups)
-    order = {detector.detector: place for place, detector in enumerate(detectors)}
-    return min(
-        (setup for setup in setups if (setup.engine.top1 or 0.0) >= best_top1 - TIE),
-        key=lambda s: (order[s.detector.detector], s.interval, s.engine.threads, s.expected_ms),
+def _tried(check: CameraResult) -> str:
+    return (
+        f"{check.dropped} of {check.frames + check.dropped} frames dropped, frame age p50 {check.age.p50:.1f}, p99 "
+        f"{check.age.p99:.1f} ms, {check.faces / check.frames:.1f} faces found a frame"
     )
 
 
@@ -183,6 +98,7 @@ def make_plan(
     models: Sequence[str] = (),
     detectors: Sequence[str] = DETECTORS,
     frame_hw: tuple[int, int] = (720, 1280),
+    min_face: int | None = None,
     data: Path | None = None,
     split: str | None = None,
     rounds: int = 3,
@@ -195,15 +111,17 @@ def make_plan(
     Args:
         models: bundles; empty means all that ship with the project.
         detectors: in order of preference; what cannot be opened is left out and told.
+        min_face: the smallest face wanted, pixels; ``None`` is what ``edge-fer run`` takes.
         data: labelled faces; without them the accuracy that the bundle records is used.
 
     Raises:
-        DeviceError: see :func:`choose_setup`.
+        DeviceError: see :func:`rank_setups`.
         EdgeFerError: a model cannot be opened.
     """
     bundles = {name: open_bundle(find_bundle(name)) for name in models} or _shipped()
     for bundle in bundles.values():
         bundle.manifest.classifier  # noqa: B018 (raises what is wrong with a detector's bundle)
+    began = ticks()
     counts = tuple(sorted({1, max(1, usable_threads() // 2), usable_threads()}))
     pairs = dict.fromkeys(pair for bundle in bundles.values() for pair in candidates(bundle, "auto", "auto"))
     batch = min(faces, ENGINE_BATCH)
@@ -220,40 +138,138 @@ def make_plan(
     )
     outcomes = run_plan(plan, data=data, split=split, progress=progress)
     engines = tuple(_engine_timing(one, bundles[one.case.model], math.ceil(faces / batch)) for one in outcomes)
-    timings = []
-    for index, name in enumerate(detectors):
-        progress(f"detector {name}", index, len(detectors))
-        timings.append(
-            time_detector(TimingOrder(detector=name, frame_hw=frame_hw, bundle=str(next(iter(bundles.values())).path)))
+    orders = [
+        TimingOrder(
+            detector=name,
+            frame_hw=frame_hw,
+            faces=faces,
+            min_face=min_face,
+            bundle=str(next(iter(bundles.values())).path),
         )
-    setup = choose_setup(engines, timings, budget_ms=budget_ms, faces=faces, min_accuracy=min_accuracy)
+        for name in detectors
+    ]
+    rounds_of: dict[str, list[DetectorTiming]] = {}
+    for turn in range(rounds):
+        for index, order in enumerate(orders):
+            progress(f"detector {order.detector}, round {turn + 1} of {rounds}", index, len(orders))
+            if not any(timing.error for timing in rounds_of.get(order.detector, ())):
+                rounds_of.setdefault(order.detector, []).append(time_detector(order))
+    timings = tuple(_median_timing(found) for found in rounds_of.values())
+    taken = disturbance(began, ticks())
+    problems = [f"{one.detector} is not used: {one.error}" for one in timings if one.error]
+    problems += [
+        f"{one.detector} found {one.found:.0%} of the {faces} faces of the frames that it was timed on."
+        for one in timings
+        if one.found is not None and one.found < 0.9
+    ]
+    if taken is not None and taken.doubtful:
+        problems.append(
+            f"Other work took {taken.others + taken.stolen:.0%} of the processor while this was measured: on a quiet "
+            "machine the choice may be another one."
+        )
+    setups = rank_setups(engines, timings, budget_ms=budget_ms, faces=faces, min_accuracy=min_accuracy)
     report = PlanReport(
         budget_ms=budget_ms,
         faces=faces,
         min_accuracy=min_accuracy,
-        setup=setup,
+        setup=setups[0],
         engines=engines,
-        detectors=tuple(timings),
-        problems=tuple(f"{one.detector} is not used: {one.error}" for one in timings if one.error),
+        detectors=timings,
+        problems=tuple(problems),
     )
-    if not check:
-        return report
-    progress(f"trying it for {CHECK_S:g} s", 0, 1)
-    try:
-        tried = measure_camera(
-            CameraPlan(
-                seconds=CHECK_S,
-                engine=setup.engine.engine,
-                backend=setup.engine.backend,
-                precision=setup.engine.precision,
-                detector=setup.detector.detector,
-                detect_every=setup.interval,
-                threads=setup.engine.threads,
-            )
+    return try_out(report, setups, frame_hw, min_face, progress) if check else report
+
+
+def _median_timing(rounds: Sequence[DetectorTiming]) -> DetectorTiming:
+    """Medians over the rounds; the first error, if there is one."""
+    failed = next((one for one in rounds if one.error), None)
+    if failed is not None:
+        return failed
+
+    def median(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    return DetectorTiming(
+        detector=rounds[0].detector,
+        p50_ms=median(one.p50_ms for one in rounds),
+        p90_ms=median(one.p90_ms for one in rounds),
+        found=median(one.found for one in rounds),
+        crop_ms=median(one.crop_ms for one in rounds),
+    )
+
+
+def try_out(
+    report: PlanReport,
+    setups: Sequence[Setup],
+    frame_hw: tuple[int, int],
+    min_face: int | None,
+    progress: Callable[[str, int, int], None],
+    loop: Callable[[CameraPlan], CameraResult] = measure_camera,
+) -> PlanReport:
+    """Run the loop with the choice, and with cheaper ones while it does not keep up.
+
+    Args:
+        setups: all that fits, the best first.
+        loop: what runs the loop.
+
+    Returns:
+        the report with the first setup that kept up, or else with the one that dropped the fewest frames.
+    """
+    problems = list(report.problems)
+    tried: list[tuple[Setup, CameraResult]] = []
+    with tempfile.TemporaryDirectory(prefix="edge-fer-plan-", ignore_cleanup_errors=True) as folder:
+        clip = Path(folder) / f"{report.faces}-faces.mp4"
+        try:
+            write_crowd(clip, report.faces, frame_hw)
+            setup: Setup | None = setups[0]
+            while setup is not None and len(tried) < TRIALS:
+                progress(f"trying it for {CHECK_S:g} s", len(tried), TRIALS)
+                check = loop(_camera(setup, report, clip, min_face or default_min_face(frame_hw[0])))
+                tried.append((setup, check))
+                if check.dropped <= MOST_DROPPED * (check.frames + check.dropped):
+                    break
+                problems.append(
+                    f"{_name(setup)} was to cost {setup.expected_ms:.1f} ms, but in the loop {_tried(check)}."
+                )
+                limit = CHEAPER * setup.expected_ms
+                setup = next((one for one in setups if one.expected_ms <= limit), None)
+        except EdgeFerError as error:
+            problems.append(f"The choice could not be tried: {error}")
+    if not tried:
+        return report.model_copy(update={"problems": tuple(problems)})
+    held = tried[-1][1].dropped <= MOST_DROPPED * (tried[-1][1].frames + tried[-1][1].dropped)
+    setup, check = tried[-1] if held else min(tried, key=lambda one: one[1].dropped)
+    if not held:
+        problems.append(
+            f"Nothing that was tried keeps up with a frame each {report.budget_ms:g} ms here; this drops the fewest. "
+            "Allow more time, or fewer or smaller frames."
         )
-    except EdgeFerError as error:
-        return report.model_copy(update={"problems": (*report.problems, f"The choice could not be tried: {error}")})
-    return report.model_copy(update={"check": tried})
+    update = {"setup": setup, "check": check, "held": held, "problems": tuple(problems)}
+    return report.model_copy(update=update)
+
+
+def _name(setup: Setup) -> str:
+    engine = setup.engine
+    return (
+        f"{engine.engine} on {engine.backend} {engine.precision} with {setup.detector.detector} every "
+        f"{setup.interval} frame{'s' * (setup.interval > 1)}"
+    )
+
+
+def _camera(setup: Setup, report: PlanReport, clip: Path, min_face: int) -> CameraPlan:
+    return CameraPlan(
+        seconds=CHECK_S,
+        fps=min(FASTEST_CAMERA, 1e3 / report.budget_ms),
+        clip=str(clip),
+        engine=setup.engine.engine,
+        backend=setup.engine.backend,
+        precision=setup.engine.precision,
+        detector=setup.detector.detector,
+        detect_every=setup.interval,
+        min_face=min_face,
+        threads=setup.engine.threads,
+    )
 
 
 def _shipped() -> dict[str, Bundle]:

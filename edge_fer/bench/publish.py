@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 from edge_fer.bench.html import write_html
-from edge_fer.bench.pictures import write_scatter, write_stages
-from edge_fer.bench.report import write_csv, write_markdown
+from edge_fer.bench.markdown import write_markdown
+from edge_fer.bench.pictures import write_latency, write_scatter, write_soak, write_stages
+from edge_fer.bench.report import write_csv
 from edge_fer.bench.results import BenchResult, write_json
 from edge_fer.core.errors import MissingDependencyError
 
 RESULT, TABLE, CSV, PAGE = "result.json", "table.md", "table.csv", "index.html"
-SCATTER, STAGES = "scatter.png", "stages.png"
+LATENCY, SCATTER, STAGES, SOAK = "latency.png", "scatter.png", "stages.png", "soak.png"
 
 
 def publish(folder: Path, result: BenchResult, command: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -30,10 +31,14 @@ def publish(folder: Path, result: BenchResult, command: str) -> tuple[list[tuple
     missing: list[str] = []
     pictures: list[tuple[str, str]] = []
     try:
+        if write_latency(folder / LATENCY, result):
+            pictures.append(("Latency of every network and engine", LATENCY))
         if write_scatter(folder / SCATTER, result):
             pictures.append(("Latency against accuracy", SCATTER))
         if write_stages(folder / STAGES, result):
             pictures.append(("Where a frame's time goes", STAGES))
+        if write_soak(folder / SOAK, result):
+            pictures.append(("Burst against sustained", SOAK))
     except MissingDependencyError as error:
         missing.append(f"No pictures: {error}")
     write_json(folder / RESULT, result)

@@ -17,8 +17,9 @@ SHORT = {
     "torch-compile": "torch.compile",
     "benchmark-app": "OpenVINO's benchmark_app",
 }
-OWN_CALL_BAR = 0.03
-"""Our engine call should be within this fraction of ``benchmark_app`` for networks above 2 ms."""
+OWN_CALL_BAR, OWN_CALL_BAR_US, LONG_CALL_MS = 0.03, 20.0, 2.0
+"""Our engine call should take at most this fraction longer than ``benchmark_app`` where that takes more than 2 ms, and
+at most so many microseconds longer where it takes less."""
 
 FEW_CALLS = 100
 """With fewer, the 99th percentile lies between the two longest calls."""
@@ -94,6 +95,18 @@ def _accuracy(case: CaseResult) -> str:
     )
 
 
+def calls(case: CaseResult) -> int:
+    """Calls of all rounds."""
+    return sum(r.count for r in case.rounds)
+
+
+def _p99(case: CaseResult) -> str:
+    """In brackets where there were too few calls for it."""
+    if case.p99_ms is None:
+        return ""
+    return f"({case.p99_ms:.3f})" if calls(case) < FEW_CALLS else f"{case.p99_ms:.3f}"
+
+
 def executed_layers(case: CaseResult) -> str:
     """Weighted layers by the precision that they are computed in, most of them first."""
     return ", ".join(f"{count} {name}" for name, count in sorted(case.layers.items(), key=lambda item: -item[1]))
@@ -108,7 +121,7 @@ COLUMNS = (
         lambda c: "-" if c.p50_ms is None else f"{'~' if c.noisy else ''}{c.p50_ms:.3f}",
     ),
     _figure("p90", lambda c: c.p90_ms, ".3f", wide=True),
-    _figure("p99", lambda c: c.p99_ms, ".3f"),
+    Column("p99", lambda c: c.p99_ms, _p99),
     _figure("faces/s", lambda c: c.faces_per_s, ",.0f", wide=True),
     _ratio("vs torch", lambda c: c.speedup_torch, lambda c: c.speedup_torch_interval),
     _ratio("vs ORT fp32", lambda c: c.speedup_ort_fp32, lambda c: c.speedup_ort_fp32_interval),
@@ -119,6 +132,7 @@ COLUMNS = (
     _figure("cold start s", lambda c: _scaled(c.cold_start_ms, 1e3), ".2f", wide=True),
     _figure("file MB", lambda c: _scaled(c.file_bytes, 1e6), ".1f"),
     _figure("RSS MB", lambda c: _scaled(c.peak_rss_bytes, 1e6), ",.0f", wide=True),
+    _figure("VRAM MB", lambda c: _scaled(c.vram_bytes, 1e6), ",.0f", wide=True),
     _figure("mJ/face", lambda c: _scaled(c.joules_per_face, 1e-3), ".2f", wide=True),
     _figure("MHz", lambda c: c.clock_mhz, ",.0f", wide=True, differs=True),
     _figure("°C", lambda c: c.temperature_c, ".0f", wide=True, differs=True),
@@ -147,8 +161,9 @@ def notes(result: BenchResult) -> list[str]:
     """What a reader must know to read the table."""
     plan = result.plan
     found = [
-        f"{result.device}; {plan.rounds} rounds of at least {plan.min_seconds:g} s a case, interleaved, a fresh "
-        f"process for every case of every round, one alive at a time; edge-fer {result.edge_fer_version}, "
+        f"{result.device}; {plan.rounds} round{'s' * (plan.rounds > 1)} of at least {plan.min_seconds:g} s a case, "
+        "interleaved, a fresh process for every case of every round, one alive at a time; edge-fer "
+        f"{result.edge_fer_version}, "
         f"{', '.join(f'{name} {version}' for name, version in result.packages.items())}, {result.measured_utc}.",
         "Ratios: medians of the same round, with their 95 % bootstrap interval over rounds. Cold start: process start "
         "to the first result, engine cache warm. `fp32` of OpenVINO is its f32 hint, not its default.",
@@ -169,12 +184,31 @@ def notes(result: BenchResult) -> list[str]:
             f"measured here: {_peaks(result)}."
         )
     found += _own_call(result)
-    few = [f"{c.case.model} {engine_name(c)}" for c in result.cases if 0 < sum(r.count for r in c.rounds) < FEW_CALLS]
-    if few:
-        found.append(f"Fewer than {FEW_CALLS} calls, so that p99 is hardly more than the longest: {', '.join(few)}.")
-    found += [f"Failed: {case.case.model}, {engine_name(case)}: {case.error}." for case in result.cases if case.error]
+    if any(0 < calls(case) < FEW_CALLS for case in result.cases):
+        found.append(f"p99 in brackets: from fewer than {FEW_CALLS} calls, so hardly more than the longest one.")
+    found += [
+        f"Failed: {case.case.model}, {engine_name(case)}: {case.error.rstrip('.')}."
+        for case in result.cases
+        if case.error
+    ]
     if any(case.noisy for case in result.cases):
-        found.append("~: the rounds of this case differ by more than 10 %.")
+        found.append(
+            "~: the rounds of this case differ by more than 10 %, or one call in ten takes half as long again as the "
+            "median."
+        )
+    return found
+
+
+def disturbances(result: BenchResult) -> list[str]:
+    """What makes the whole result unfit to be quoted, as sentences."""
+    found, taken = [], result.disturbance
+    if taken is not None and taken.doubtful:
+        found.append(
+            f"Disturbed: other programs took {taken.others:.0%} of the processor meanwhile, other guests of its host "
+            f"{taken.stolen:.0%}. Measure again before quoting these figures."
+        )
+    if result.plan.rounds < 2:
+        found.append("One round only: there is no interval, and nothing shows how well the figures repeat.")
     return found
 
 
@@ -201,44 +235,45 @@ def _conditions(result: BenchResult) -> str:
 
 def _peaks(result: BenchResult) -> str:
     assert result.peaks is not None
-    return ", ".join(
-        f"{peak.precision} {peak.ops_per_s / 1e9:,.0f} Gop/s with {peak.threads} thread{'s' * (peak.threads > 1)} "
+
+    def threads(count: int) -> str:
+        return f"with {count} thread{'s' * (count > 1)}"
+
+    arithmetic = [
+        f"{peak.precision} {peak.ops_per_s / 1e9:,.0f} Gop/s {threads(peak.threads)} "
         f"({SHORT.get(peak.engine, peak.engine)})"
         for peak in result.peaks.compute
-    )
+    ]
+    # The largest size stands for memory itself; smaller ones lie in caches.
+    largest = {rate.threads: rate for rate in sorted(result.peaks.copy_rates, key=lambda rate: rate.size_bytes)}
+    memory = [
+        f"memory {rate.bytes_per_s / 1e9:.0f} GB/s {threads(rate.threads)} ({rate.way}, {rate.size_bytes >> 20} MiB)"
+        for rate in largest.values()
+    ]
+    return ", ".join(arithmetic + memory)
 
 
 def _own_call(result: BenchResult) -> list[str]:
-    """How our engine calls compare with OpenVINO's own tool."""
-    pairs = []
+    """How our engine calls compare with OpenVINO's own tool, in the same rounds."""
+    found = []
     for case in result.cases:
         app = result.case(case.case.model_copy(update={"runtime": "benchmark-app"}).key)
-        if case.case.runtime == "openvino" and app is not None and case.p50_ms and app.p50_ms:
-            extra = 1e3 * (case.p50_ms - app.p50_ms)
-            share = case.p50_ms / app.p50_ms - 1
-            pairs.append(f"{case.case.model} {engine_name(case)} {extra:+.0f} µs a call ({share:+.1%})")
-    return [f"Our call against OpenVINO's benchmark_app: {'; '.join(pairs)}."] if pairs else []
+        if case.speedup_benchmark_app is None or app is None or app.p50_ms is None:
+            continue
+        share = 1 / case.speedup_benchmark_app - 1
+        extra_us = 1e3 * share * app.p50_ms
+        interval = ""
+        if case.speedup_benchmark_app_interval is not None:
+            high, low = (1 / end - 1 for end in case.speedup_benchmark_app_interval)
+            interval = f" ({low:+.1%} to {high:+.1%})"
+        held = share <= OWN_CALL_BAR if app.p50_ms > LONG_CALL_MS else extra_us <= OWN_CALL_BAR_US
+        verdict = "within the bar" if held else "beyond the bar"
+        found.append(f"{case.case.model} {engine_name(case)} {share:+.1%}{interval}, {extra_us:+.0f} µs, {verdict}")
+    bar = f"{OWN_CALL_BAR:.0%} above {LONG_CALL_MS:g} ms, {OWN_CALL_BAR_US:g} µs below"
+    return [f"Our call against OpenVINO's benchmark_app (bar: {bar}): {'; '.join(found)}."] if found else []
 
 
-def to_markdown(result: BenchResult) -> str:
-    """Tables that GitHub renders, with their notes."""
-    columns = used_columns(result.cases)
-    rows = [[column.text(case) for column in columns] for case in result.cases]
-    parts = [_table([column.heading for column in columns], rows, left=2), *(f"- {note}" for note in notes(result)), ""]
-    if result.camera is not None:
-        parts += camera_markdown(result)
-    if result.bounds:
-        parts += bounds_markdown(result)
-    return "\n".join(parts)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    lines = [
-        "| " + " | ".join(headings) + " |",
-        "|" + "|".join("---" if i < left else "--:" for i in range(len(headings))) + "|",
-        *("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows),
-    ]
-    return "\n".join([*lines, ""])
+CAMERA_HEADINGS = ("milliseconds", "p50", "p90", "p99", "largest")
 
 
 def camera_rows(result: BenchResult) -> list[tuple[str, ...]]:
@@ -275,17 +310,6 @@ def camera_sentences(result: BenchResult) -> list[str]:
     return found
 
 
-def camera_markdown(result: BenchResult) -> list[str]:
-    headings = ("milliseconds", "p50", "p90", "p99", "largest")
-    return [
-        "## Camera to label",
-        "",
-        _table(headings, camera_rows(result), left=1),
-        *(f"- {sentence}" for sentence in camera_sentences(result)),
-        "",
-    ]
-
-
 def bound_rows(result: BenchResult) -> list[tuple[str, ...]]:
     """``(device, model, precision, faces, GMAC, ms, kind, memory-bound part)`` of every bound."""
     return [
@@ -304,31 +328,6 @@ def bound_rows(result: BenchResult) -> list[tuple[str, ...]]:
 
 
 BOUND_HEADINGS = ("device", "model", "precision", "faces", "GMAC", "ms", "kind", "memory-bound")
-
-
-def bounds_markdown(result: BenchResult) -> list[str]:
-    return [
-        "## Other devices",
-        "",
-        "Modelled bounds are arithmetic on data sheets (`edge_fer/bench/device_profiles.yaml` names the sources), not "
-        "measurements: no engine can be faster, and real ones are slower. A submitted measurement replaces its bound.",
-        "",
-        _table(BOUND_HEADINGS, bound_rows(result), left=3),
-    ]
-
-
-def write_markdown(path: Path, result: BenchResult, command: str, pictures: Sequence[tuple[str, str]] = ()) -> None:
-    """Write a page with the tables and the command that repeats them.
-
-    Args:
-        pictures: (what it shows, path as the page must write it).
-    """
-    shown = "".join(f"![{title}]({target})\n\n" for title, target in pictures)
-    with atomic_file(path) as temporary:
-        temporary.write_text(
-            f"# Benchmark `{result.plan.name}`\n\n{shown}{to_markdown(result)}\nRepeat with:\n\n```\n{command}\n```\n",
-            encoding="utf-8",
-        )
 
 
 def write_csv(path: Path, result: BenchResult) -> None:

@@ -68,7 +68,8 @@ class CaseResult(Frozen):
         agreement_fp32: part of the samples that get the same label as from fp32.
         speedup_torch, speedup_ort_fp32, speedup_benchmark_app: how many times faster than torch eager, ONNX Runtime
             fp32, and OpenVINO's ``benchmark_app`` in the same precision; intervals are a 95 % bootstrap over rounds.
-        joules_per_face: by the whole processor, other programs included; null where it does not tell.
+        vram_bytes: the GPU's memory in use while the case was open, by all programs; null where it does not tell.
+        joules_per_face: by the whole processor or GPU, other programs included; null where it does not tell.
         clock_mhz, temperature_c: the lowest clock and the highest temperature at the end of a round.
         untrained: the weights are untrained, so that only speed means anything.
         pareto: no other case with as many threads and faces is both faster and at least as accurate.
@@ -87,6 +88,7 @@ class CaseResult(Frozen):
     cold_start_ms: float | None = None
     file_bytes: int | None = None
     peak_rss_bytes: int | None = None
+    vram_bytes: int | None = None
     top1: float | None = None
     top1_interval: Interval | None = None
     macro_f1: float | None = None
@@ -127,6 +129,7 @@ class BenchResult(Frozen):
         before, after: the machine when the run began and ended.
         disturbance: what others took of the processor in between.
         clock_overhead_us: what taking one time costs, in every sample.
+        command: the line that repeats the measurement; empty when it was not measured from the command line.
         data: dataset and split that accuracy is of.
         untrained: models with untrained weights, whose accuracy would mean nothing.
         camera: camera to label, where the plan asks for it.
@@ -146,6 +149,7 @@ class BenchResult(Frozen):
     after: Conditions
     disturbance: Disturbance | None
     clock_overhead_us: float
+    command: str = ""
     data: str | None
     plan: Plan
     untrained: tuple[str, ...]
@@ -279,6 +283,7 @@ def _figures(outcome: Outcome, by_key: dict[str, Outcome]) -> CaseResult:
         cold_start_ms=outcome.cold_start_ms,
         file_bytes=outcome.file_bytes,
         peak_rss_bytes=outcome.peak_rss_bytes,
+        vram_bytes=outcome.vram_bytes,
         top1=outcome.top1,
         top1_interval=outcome.top1_interval,
         macro_f1=outcome.macro_f1,

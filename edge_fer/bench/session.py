@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edge_fer.backends.host import cpu_identity
 from edge_fer.bench.camera import measure_camera
 from edge_fer.bench.conditions import disturbance, look, ticks
 from edge_fer.bench.device import describe_machine
@@ -80,6 +81,28 @@ def run_benchmark(
             problems.append(f"No roofline: {error}")
     bounds = replace_by_measured(modelled(plan, devices, costs), [*submitted, result])
     return result.model_copy(update={"bounds": bounds}), problems
+
+
+def with_roofline(result: BenchResult, progress: Progress) -> tuple[BenchResult, list[str]]:
+    """A result of this machine with this machine's peaks, measured now, and every case related to its bound.
+
+    Returns:
+        the result, and what could not be done, as sentences.
+
+    Raises:
+        BadInputError: it was measured on another device.
+        EdgeFerError: the peaks cannot be measured.
+    """
+    if result.device_identity != cpu_identity():
+        raise BadInputError(
+            f"The result is of another device, {result.device_identity}: its peaks can only be measured there."
+        )
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
+        costs = _costs(prepare_models(result.plan, Path(folder), progress), problems)
+    peaks = measure_peaks(result.plan.threads, progress)
+    cases = tuple(with_bound(case, costs, peaks) for case in result.cases)
+    return result.model_copy(update={"peaks": peaks, "cases": cases}), problems
 
 
 def _nothing() -> None: ...

@@ -7,7 +7,7 @@ It reads one JSON object a line from standard input and answers with one a line 
 * ``{"layers": true}``          answer ``{"layers": {precision: count}}``, what is really executed
 * ``{"warm_up": seconds}``      run without keeping times, answer ``{"warm": iterations}``
 * ``{"measure": [s, n]}``       at least s seconds and n iterations, answer ``{"samples_ns": [...], "joules": ...}``
-                                and the clock and temperature at its end
+                                and the device's state at its end
 * ``{"accuracy": [dir, split]}``  answer ``{"top1": ..., "n": ..., "predictions": [...], "labels": [...], ...}``
 * ``{"end": true}``             answer ``{"peak_rss_bytes": ...}`` and close the case
 
@@ -26,6 +26,7 @@ from typing import Any
 from edge_fer.backends.child import serve
 from edge_fer.bench.conditions import clock_mhz, energy_joules, temperature_c
 from edge_fer.bench.jobs import Job, measure, open_job
+from edge_fer.bench.nvml import GpuMeter, open_meter
 from edge_fer.core.errors import EdgeFerError
 
 __all__ = ["Bench", "measure"]
@@ -51,14 +52,44 @@ def accuracy(job: Job, data: str, split: str | None) -> dict[str, Any]:
     }
 
 
-def timed(job: Job, seconds: float, iterations: int) -> dict[str, Any]:
-    """One round: samples; and where the machine tells, the energy used meanwhile, and clock and temperature at the
-    end, when the case has been at work for the whole round."""
-    before = energy_joules()
+class Instruments:
+    """What tells energy, clock, temperature and memory of the device that a case runs on: the processor, or a GPU.
+
+    Args:
+        gpu: the GPU's name; empty for the processor.
+    """
+
+    def __init__(self, gpu: str) -> None:
+        self._meter: GpuMeter | None = open_meter(gpu) if gpu else None
+        self._on_gpu = bool(gpu)
+
+    def joules(self) -> float | None:
+        if self._on_gpu:
+            return None if self._meter is None else self._meter.energy_joules()
+        return energy_joules()
+
+    def state(self) -> dict[str, float | int | None]:
+        """Clock and temperature, and for a GPU how much of its memory all programs use."""
+        if not self._on_gpu:
+            return {"clock_mhz": clock_mhz(), "temperature_c": temperature_c(), "vram_bytes": None}
+        meter = self._meter
+        if meter is None:
+            return {"clock_mhz": None, "temperature_c": None, "vram_bytes": None}
+        return {
+            "clock_mhz": meter.clock_mhz(),
+            "temperature_c": meter.temperature_c(),
+            "vram_bytes": meter.used_bytes(),
+        }
+
+
+def timed(job: Job, instruments: Instruments, seconds: float, iterations: int) -> dict[str, Any]:
+    """One round: samples; and where the device tells, the energy used meanwhile, and its state at the end, when the
+    case has been at work for the whole round."""
+    before = instruments.joules()
     samples = job.measure(seconds, iterations)
-    after = energy_joules()
+    after = instruments.joules()
     joules = None if before is None or after is None or after < before else after - before
-    return {"samples_ns": samples, "joules": joules, "clock_mhz": clock_mhz(), "temperature_c": temperature_c()}
+    return {"samples_ns": samples, "joules": joules, **instruments.state()}
 
 
 def peak_rss_bytes() -> int | None:
@@ -82,6 +113,7 @@ class Bench:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._job: Job | None = None
+        self._instruments = Instruments("")
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
         """Obey one order; what cannot be done is an answer too."""
@@ -89,6 +121,7 @@ class Bench:
             if "job" in order:
                 self._job = open_job(order["job"], self._stack)
                 self._job.first()
+                self._instruments = Instruments(self._job.gpu)
                 return {"ready": {"executed": self._job.executed, "gpu": self._job.gpu}}
             if "end" in order:
                 self._job = None
@@ -100,15 +133,14 @@ class Bench:
         except ModuleNotFoundError as error:
             return {"error": f"{error.name} is not installed"}
 
-    @staticmethod
-    def _do(job: Job, order: dict[str, Any]) -> dict[str, Any]:
+    def _do(self, job: Job, order: dict[str, Any]) -> dict[str, Any]:
         if "layers" in order:
             return {"layers": job.layers()}
         if "warm_up" in order:
             return {"warm": len(job.measure(float(order["warm_up"]), 3))}
         if "measure" in order:
             seconds, iterations = order["measure"]
-            return timed(job, float(seconds), int(iterations))
+            return timed(job, self._instruments, float(seconds), int(iterations))
         if "accuracy" in order:
             return accuracy(job, *order["accuracy"])
         return {"error": f"no such order: {', '.join(order)}"}

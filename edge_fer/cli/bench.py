@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edge_fer.core.errors import UsageError
+from edge_fer.core.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,19 +56,20 @@ def bench(
 ) -> None:
     """Measure what each engine costs here: every case in a process of its own, rounds interleaved.
 
-    Leave the machine alone meanwhile; a case whose rounds disagree is marked with ~.
+    Leave the machine alone meanwhile; a case whose rounds disagree is marked with ~. A case that fails says why in the
+    table and leaves the others alone; the status is 4 when none could be measured.
     """
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from edge_fer.bench.markdown import write_markdown
     from edge_fer.bench.plan import changed, default_plan, load_plan, model_entry
     from edge_fer.bench.profiles import find_profile
     from edge_fer.bench.publish import page_links, publish
-    from edge_fer.bench.report import write_markdown
     from edge_fer.bench.results import read_json, write_json
     from edge_fer.bench.session import profile_of, run_benchmark
+    from edge_fer.cli.steps import Parts
 
     chosen = changed(
         default_plan() if plan is None else load_plan(plan),
@@ -94,9 +95,7 @@ def bench(
         open_dataset(data, split)
     folder = None if data is None else data.resolve().name
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    with Parts(console) as parts:
         result, problems = run_benchmark(
             chosen,
             data=data,
@@ -105,7 +104,7 @@ def bench(
             roofline=roofline,
             profiles=device_profile,
             submitted=submitted,
-            progress=lambda text, done, total: bar.update(task, description=text, completed=done, total=total),
+            progress=parts,
         )
     _show(console, result)
     command = _command(
@@ -129,6 +128,7 @@ def bench(
             "--markdown": markdown.as_posix() if markdown and not markdown.is_absolute() else None,
         }
     )
+    result = result.model_copy(update={"command": command})
     links: list[tuple[str, str]] = []
     if out is not None:
         pictures, missing = publish(out, result, command)
@@ -140,6 +140,9 @@ def bench(
         write_markdown(markdown, result, command, links)
     for problem in problems:
         console.print(problem, style="yellow", highlight=False, markup=False)
+    if all(case.error for case in result.cases):
+        reasons = dict.fromkeys(case.error.rstrip(".") for case in result.cases)
+        raise DeviceError(f"None of the {len(result.cases)} cases could be measured: {'; '.join(reasons)}.")
 
 
 @app.command()
@@ -177,24 +180,38 @@ def render(
     result: Path = typer.Argument(..., help="A result, as --json or --out wrote it."),
     out: Path | None = typer.Option(None, help="Write CSV, Markdown, HTML and pictures into this folder."),
     markdown: Path | None = typer.Option(None, help="Write the tables to this Markdown file."),
-    command: str = typer.Option("edge-fer bench", help="The line that the pages name for repeating it."),
+    command: str | None = typer.Option(None, help="The line that repeats it. Default: as the result says."),
+    roofline: bool = typer.Option(
+        False, "--roofline", help="Measure this processor's peaks anew first; for results of this machine."
+    ),
 ) -> None:
-    """Make tables, page and pictures of a result again, without measuring."""
+    """Make tables, page and pictures of a result again, without measuring its cases."""
     if out is None and markdown is None:
         raise UsageError("Say where to.", fix="edge-fer bench render RESULT.json --out FOLDER")
+    from edge_fer.bench.markdown import write_markdown
     from edge_fer.bench.publish import page_links, publish
-    from edge_fer.bench.report import write_markdown
     from edge_fer.bench.results import read_json
 
     found = read_json(result)
+    if roofline:
+        from rich.console import Console
+
+        from edge_fer.bench.session import with_roofline
+        from edge_fer.cli.steps import Parts
+
+        with Parts(Console()) as parts:
+            found, problems = with_roofline(found, parts)
+        for sentence in problems:
+            typer.echo(sentence, err=True)
+    repeat = command or found.command or "edge-fer bench"
     links: list[tuple[str, str]] = []
     if out is not None:
-        pictures, missing = publish(out, found, command)
+        pictures, missing = publish(out, found, repeat)
         links = page_links(pictures, out, markdown) if markdown else []
         for sentence in missing:
             typer.echo(sentence, err=True)
     if markdown is not None:
-        write_markdown(markdown, found, command, links)
+        write_markdown(markdown, found, repeat, links)
 
 
 @app.command()
@@ -254,8 +271,19 @@ def _command(options: dict[str, object]) -> str:
 def _show(console: Console, result: BenchResult) -> None:
     from rich.table import Table
 
-    from edge_fer.bench.report import BOUND_HEADINGS, bound_rows, camera_rows, camera_sentences, notes, used_columns
+    from edge_fer.bench.report import (
+        BOUND_HEADINGS,
+        CAMERA_HEADINGS,
+        bound_rows,
+        camera_rows,
+        camera_sentences,
+        disturbances,
+        notes,
+        used_columns,
+    )
 
+    for sentence in disturbances(result):
+        console.print(sentence, style="yellow", highlight=False, markup=False)
     for model in dict.fromkeys(case.case.model for case in result.cases):
         cases = [case for case in result.cases if case.case.model == model]
         columns = [c for c in used_columns(cases)[1:] if console.width >= WIDE or not c.wide]
@@ -269,11 +297,13 @@ def _show(console: Console, result: BenchResult) -> None:
     for note in notes(result):
         console.print(note, style="dim", highlight=False, markup=False)
     if result.camera is not None:
-        _rows(console, "Camera to label", ("milliseconds", "p50", "p90", "p99", "largest"), camera_rows(result), 1)
+        _rows(console, "Camera to label", CAMERA_HEADINGS, camera_rows(result), 1)
         for sentence in camera_sentences(result):
             console.print(sentence, style="dim", highlight=False, markup=False)
-    if result.bounds:
-        _rows(console, "Other devices (modelled bounds are not measurements)", BOUND_HEADINGS, bound_rows(result), 3)
+    rows = bound_rows(result)
+    for device in dict.fromkeys(row[0] for row in rows):
+        title = f"{device} (modelled bounds are not measurements)"
+        _rows(console, title, BOUND_HEADINGS[1:], [row[1:] for row in rows if row[0] == device], 2)
 
 
 def _rows(console: Console, title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], left: int) -> None:

@@ -75,6 +75,7 @@ def compile_command(
     from rich.console import Console
 
     from edge_fer.cli.compile_report import show, show_detector
+    from edge_fer.cli.steps import Parts
     from edge_fer.compile.report import DetectorReport
     from edge_fer.compile.request import CompileRequest
     from edge_fer.models.checkpoint import ContractOverrides, find_checkpoint, holds_detector
@@ -108,16 +109,7 @@ def compile_command(
         ),
     )
     # With --json, standard output carries JSON and nothing else.
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    errors = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("Starting", total=None)
-
-        def step(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
-
+    with Parts(Console(stderr=True)) as step:
         if holds_detector(request.checkpoint):
             from edge_fer.compile.compile_detector import compile_detector
 

@@ -7,7 +7,10 @@ import typer
 
 def fetch(
     name: str = typer.Argument(
-        ..., help="What to fetch: yunet (a face detector, MIT licence, 0.2 MB).", metavar="NAME"
+        ...,
+        help="What to fetch: yunet (a face detector, MIT licence, 0.2 MB) or mtcnn (another one: the wheel of "
+        "facenet-pytorch, MIT licence, 1.9 MB, of which only the weights are read).",
+        metavar="NAME",
     ),
 ) -> None:
     """Fetch a file of another project from its own address, and keep it if its SHA-256 is the pinned one.

@@ -16,11 +16,12 @@ def plan(
     model: list[str] = typer.Option([], help="Bundle to consider. Repeatable; default: all shipped models."),
     detector: list[str] = typer.Option([], help="Detector to consider, best first. Repeatable."),
     frame: str = typer.Option("1280x720", help="Size of the frames to come."),
+    min_face: int | None = typer.Option(None, min=16, help="Smallest face wanted, in pixels. Default: as run's."),
     data: Path | None = typer.Option(None, help="Labelled faces; default: the accuracy that each bundle records."),
     split: str | None = typer.Option(None, help="Part of the data, such as test."),
     rounds: int = typer.Option(3, min=1, help="How often each candidate is measured, in turn with the others."),
     out: Path = typer.Option(Path("run.yaml"), help="Where to write the settings."),
-    check: bool = typer.Option(True, "--check/--no-check", help="Try the choice in the loop for some seconds."),
+    check: bool = typer.Option(True, "--check/--no-check", help="Try the choice in the loop, on as many faces."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of the sentences."),
 ) -> None:
     """Measure models, precisions, backends, threads and detectors here, and write the best settings that fit.
@@ -29,9 +30,9 @@ def plan(
     """
     budget_ms, frame_hw = _milliseconds(budget), _frame(frame)
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from edge_fer.bench.planner import DETECTORS, make_plan
+    from edge_fer.cli.steps import Parts
     from edge_fer.runtime.run_config import write_run_config
 
     if data is not None:
@@ -39,9 +40,7 @@ def plan(
 
         open_dataset(data, split)  # a wrong path should be told now, not after minutes
     console = Console(stderr=as_json)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    with Parts(console) as parts:
         report = make_plan(
             budget_ms=budget_ms,
             faces=faces,
@@ -49,20 +48,20 @@ def plan(
             models=model,
             detectors=detector or DETECTORS,
             frame_hw=frame_hw,
+            min_face=min_face,
             data=data,
             split=split,
             rounds=rounds,
             check=check,
-            progress=lambda text, done, total: bar.update(task, description=text, completed=done, total=total),
+            progress=parts,
         )
-    write_run_config(out, report.setup.config(), report.why())
+    write_run_config(out, report.setup.config(min_face), report.why())
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
         return
     for sentence in report.why():
-        console.print(sentence, highlight=False, markup=False)
-    for sentence in report.problems:
-        console.print(sentence, style="yellow", highlight=False, markup=False)
+        style = "yellow" if sentence in report.problems else None
+        console.print(sentence, style=style, highlight=False, markup=False)
     console.print(f"\nWritten to {out}. Run it with:  edge-fer run --config {out} --camera 0", highlight=False)
 
 

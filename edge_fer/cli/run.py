@@ -20,75 +20,147 @@ if TYPE_CHECKING:
     from edge_fer.runtime.detectors.base import FaceDetector
     from edge_fer.runtime.frames import FrameSource, PictureMemory, SourceInfo
 
+SOURCE, ENGINE, FACES, OUTPUTS = (
+    "Where the frames come from",
+    "What labels them",
+    "Finding and following faces",
+    "Outputs",
+)
 DEMO = Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
 
 
 def run(
-    camera: int | None = typer.Option(None, min=0, help="Number of a camera, usually 0."),
-    camera_size: str = typer.Option("1280x720", help="Size to ask the camera for; what it grants is shown."),
-    camera_fps: float = typer.Option(30.0, min=1.0, help="Frames a second to ask the camera for."),
+    camera: int | None = typer.Option(None, min=0, help="Number of a camera, usually 0.", rich_help_panel=SOURCE),
+    camera_size: str = typer.Option(
+        "1280x720", help="Size to ask the camera for; what it grants is shown.", rich_help_panel=SOURCE
+    ),
+    camera_fps: float = typer.Option(
+        30.0, min=1.0, help="Frames a second to ask the camera for.", rich_help_panel=SOURCE
+    ),
     source: str | None = typer.Option(
         None,
         help="Video file, picture, folder or glob of pictures, RTSP/HTTP URL, synthetic:FILE (a file as a camera), or "
         "- for raw frames on standard input.",
+        rich_help_panel=SOURCE,
     ),
     raw: str | None = typer.Option(
         None,
-        help="What standard input holds: WIDTHxHEIGHT:PIXELS[@FPS][,live], as 640x480:bgr24@30; ,live keeps the newest "
-        "frame only, for a camera's program that does not wait.",
+        help="What standard input holds: WIDTHxHEIGHT:PIXELS\\[@FPS][,live], as 640x480:bgr24@30; ,live keeps the "
+        "newest frame only, for a camera's program that does not wait.",
+        rich_help_panel=SOURCE,
     ),
-    demo: bool = typer.Option(False, "--demo", help="The clip that ships with edge-fer."),
-    engine: str | None = typer.Option(None, help="Bundle or engine: a folder, or a shipped model's name."),
+    demo: bool = typer.Option(False, "--demo", help="The clip that ships with edge-fer.", rich_help_panel=SOURCE),
+    reconnect: float = typer.Option(
+        60.0,
+        min=0.0,
+        help="Seconds for which a camera or stream that went away is sought; 0: until it is back.",
+        rich_help_panel=SOURCE,
+    ),
+    max_frames: int | None = typer.Option(None, min=1, help="End after so many frames.", rich_help_panel=SOURCE),
+    engine: str | None = typer.Option(
+        None, help="Bundle or engine: a folder, or a shipped model's name.", rich_help_panel=ENGINE
+    ),
     device: str = typer.Option(
         "cpu",
         help="Where faces are cropped and labelled: cpu, or cuda[:N] with frames decoded into memory that the GPU "
         "reads (an engine of tensorrt); pycuda[:N] goes through that package.",
+        rich_help_panel=ENGINE,
     ),
     backend: str = typer.Option(
-        "auto", help="auto (the fastest measured here; with --device cuda: tensorrt), onnxruntime, openvino, tensorrt."
+        "auto",
+        help="auto (the fastest measured here; with --device cuda: tensorrt), onnxruntime, openvino, tensorrt.",
+        rich_help_panel=ENGINE,
     ),
-    precision: str = typer.Option("auto", help="auto, fp32, bf16, fp16, int8."),
+    precision: str = typer.Option("auto", help="auto, fp32, bf16, fp16, int8.", rich_help_panel=ENGINE),
+    allow_smaller_batch: bool = typer.Option(
+        False,
+        "--allow-smaller-batch",
+        help="Where a GPU's memory is too small for 8 faces at a time: 4, 2 or 1 instead of an error.",
+        rich_help_panel=ENGINE,
+    ),
+    threads: int | None = typer.Option(
+        None,
+        min=1,
+        help="Threads of the engine. Default: half of the cores; the rest is for decoder and detector.",
+        rich_help_panel=ENGINE,
+    ),
+    config: Path | None = typer.Option(
+        None,
+        callback=use_config,
+        is_eager=True,
+        help="Settings that `edge-fer plan` wrote; typed options beat them.",
+        rich_help_panel=ENGINE,
+    ),
     detector: str = typer.Option(
         "edge-fer-face",
         help="edge-fer-face (ours; =BUNDLE: another one), haar, yunet (after `edge-fer fetch yunet`, or =FILE.onnx), "
-        "or none (the frame is the face).",
+        "mtcnn (after `edge-fer fetch mtcnn`, or =FILE.whl), or none (the frame is the face).",
+        rich_help_panel=FACES,
+    ),
+    detect_on: str = typer.Option(
+        "cpu",
+        help="Where whole frames are searched: cpu, or gpu together with --device cuda (edge-fer-face, yunet).",
+        rich_help_panel=FACES,
     ),
     min_face: int | None = typer.Option(
-        None, min=16, help="Smallest face wanted, in pixels. Default: a ninth of the frame's height."
+        None,
+        min=16,
+        help="Smallest face wanted, in pixels. Default: a ninth of the frame's height, at least 24.",
+        rich_help_panel=FACES,
     ),
     detect_every: str = typer.Option(
-        "auto", help="Search the whole picture on every n-th frame and follow faces in between; auto adapts n."
+        "auto",
+        help="Search the whole picture on every n-th frame and follow faces in between; auto adapts n.",
+        rich_help_panel=FACES,
     ),
     smooth: float = typer.Option(
-        0.6, min=0.0, max=0.95, help="Weight of a face's past scores: 0 is off, 0.6 settles in 4 frames, 0.9 in 22."
+        0.6,
+        min=0.0,
+        max=0.95,
+        help="Weight of a face's past scores: 0 is off, 0.6 settles in 4 frames, 0.9 in 22.",
+        rich_help_panel=FACES,
     ),
-    show: bool | None = typer.Option(None, "--show/--no-show", help="Open a window. Default: when there is a display."),
-    save: Path | None = typer.Option(None, help="Write the annotated video to this MP4."),
-    jsonl: Path | None = typer.Option(None, help="Write a line of JSON per frame."),
-    csv: Path | None = typer.Option(None, help="Write a row per face and frame."),
-    summary: Path | None = typer.Option(None, help="Write the summary, with mean scores per face, to this JSON file."),
-    timeline: Path | None = typer.Option(None, help="Draw the scores of each face over time into this PNG."),
+    show: bool | None = typer.Option(
+        None,
+        "--show/--no-show",
+        help="Open a window. Default: when there is a display and no --web.",
+        rich_help_panel=OUTPUTS,
+    ),
+    save: Path | None = typer.Option(None, help="Write the annotated video to this MP4.", rich_help_panel=OUTPUTS),
+    jsonl: Path | None = typer.Option(None, help="Write a line of JSON per frame.", rich_help_panel=OUTPUTS),
+    csv: Path | None = typer.Option(None, help="Write a row per face and frame.", rich_help_panel=OUTPUTS),
+    summary: Path | None = typer.Option(
+        None, help="Write the summary, with mean scores per face, to this JSON file.", rich_help_panel=OUTPUTS
+    ),
+    timeline: Path | None = typer.Option(
+        None, help="Draw the scores of each face over time into this PNG.", rich_help_panel=OUTPUTS
+    ),
     web: int | None = typer.Option(
         None,
         min=0,
         max=65535,
         metavar="[PORT]",
         help="Serve a page with picture and scores to browsers on this machine. Default port: 8080.",
+        rich_help_panel=OUTPUTS,
     ),
     metrics: int | None = typer.Option(
-        None, min=0, max=65535, metavar="PORT", help="Serve /metrics for Prometheus on this machine."
+        None,
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Serve /metrics for Prometheus on this machine.",
+        rich_help_panel=OUTPUTS,
     ),
-    max_frames: int | None = typer.Option(None, min=1, help="End after so many frames."),
-    threads: int | None = typer.Option(None, min=1, help="Threads of the engine. Default: half of the cores."),
-    as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
-    config: Path | None = typer.Option(
-        None, callback=use_config, is_eager=True, help="Settings that `edge-fer plan` wrote; typed options beat them."
+    as_json: bool = typer.Option(
+        False, "--json", help="Print the summary as JSON, and all else on standard error.", rich_help_panel=OUTPUTS
     ),
 ) -> None:
     """Label the faces of a camera, a video or pictures, live.
 
-    The first run on a machine builds the engine and, for auto, times what could run it. Frames stay on this machine
-    and are kept only where --save asks for it.
+    The first run on a machine builds the engine and, for auto, times what
+    could run it. Frames stay on this machine and are kept only where --save
+    asks for it. Ctrl-C, q in the window, or closing it ends the run: all files
+    are finished, and the summary is printed.
     """
     given = [camera is not None, source is not None, demo]
     if sum(given) != 1:
@@ -103,11 +175,15 @@ def run(
     import os
     import signal
     from contextlib import nullcontext
+    from math import inf
 
     import cv2
     from rich.console import Console
+    from rich.markup import escape
 
     from edge_fer.cli.run_outputs import Outputs, Wanted
+    from edge_fer.cli.run_summary import print_summary, summary_record
+    from edge_fer.runtime.detectors.base import require_eyes
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.sinks.window import has_display
 
@@ -122,6 +198,7 @@ def run(
     every = _interval(detect_every)
     wanted = Wanted(shown, save, jsonl, csv, summary, timeline, web, metrics)
     gpu = _open_gpu(device)
+    searching = _searching(detect_on, gpu)
     outputs = Outputs(wanted, console)
     failure: EdgeFerError | None = None
     face_detector: FaceDetector | None = None
@@ -130,31 +207,36 @@ def run(
         pool_size, where = Pipeline.frames_held(wanted.most_sinks), str(DEMO) if demo else source
         paced = shown or web is not None
         memory = gpu.pictures if gpu is not None else None
-        frames = _source(where, camera, raw, pool_size, camera_size, camera_fps, paced=paced, memory=memory)
+        asked = (camera_size, camera_fps, reconnect or inf)
+        frames = _source(where, camera, raw, pool_size, *asked, paced=paced, memory=memory)
     except BaseException:
         outputs.close()
         if gpu is not None:
             gpu.close()
         raise
     try:
-        face_detector = _open_detector(detector, min_face or max(24, frames.info.height // 9), frames.info, console)
-        runner, why = _open(engine, _backend(backend, gpu), precision, engine_threads, console)
+        smallest = min_face or max(24, frames.info.height // 9)
+        face_detector = _open_detector(detector, smallest, frames.info, console, searching)
+        runner, why = _open(
+            engine, _backend(backend, gpu), precision, engine_threads, console, allow_smaller_batch=allow_smaller_batch
+        )
         with runner, gpu.stage(runner) if gpu is not None else nullcontext() as stage:
             manifest = runner.manifest
+            require_eyes(face_detector, manifest.classifier)
             sinks, tell = outputs.open(frames, manifest)
             size = f"{frames.info.width}x{frames.info.height}"
             rate = f" at {frames.info.fps:.0f} fps" if frames.info.fps else ""
             where_to = f"{engine_threads} thread{'s' * (engine_threads > 1)}" if gpu is None else gpu.device.info.name
             console.print(
                 f"[bold]{manifest.model.name}[/] on {manifest.backend} {manifest.precision}, {where_to} ({why})\n"
-                f"{frames.info.description}, {size}{rate}; detector {face_detector.name}",
+                f"{escape(frames.info.description)}, {size}{rate}; detector {face_detector.name}",
                 highlight=False,
             )
             pipeline = Pipeline(
                 frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, stage=stage, on_state=tell
             )
             outputs.start(pipeline, frames, manifest, detector=face_detector.name, threads=engine_threads)
-            previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            previous = {number: signal.getsignal(number) for number in _endings()}
             for number in previous:
                 # The first signal ends the loop and finishes the files; the second one is not caught any more.
                 signal.signal(number, _ender(pipeline.stop))
@@ -172,23 +254,24 @@ def run(
         outputs.close()
         if gpu is not None:
             gpu.close()
+    record = summary_record(
+        pipeline, manifest, frames, detector=face_detector.name, threads=engine_threads, failure=failure
+    )
     unwritten: EdgeFerError | None = None
     try:
-        outputs.report(pipeline, frames, manifest, failure)
+        outputs.report(record, frames.info, manifest)
     except EdgeFerError as error:
         unwritten = error
-    if failure is not None:
-        raise failure
-    from edge_fer.cli.run_summary import print_summary, summary_record
-
+    # Also after a failure: an hour of frames is worth its summary, however it ended.
     if as_json:
         import json
 
-        typer.echo(json.dumps(summary_record(pipeline, manifest, frames.info), indent=2))
-    else:
-        print_summary(console, pipeline, manifest.classifier.labels)
-    if unwritten is not None:
-        raise unwritten
+        typer.echo(json.dumps(record, indent=2))
+    elif failure is None or pipeline.stats.frames:
+        print_summary(console, pipeline, frames, manifest.classifier.labels)
+    for broken in (failure, unwritten):
+        if broken is not None:
+            raise broken
 
 
 def _interval(text: str) -> int | None:
@@ -210,6 +293,16 @@ def _ender(stop: Callable[[], None]) -> Callable[[int, object], None]:
     return handle
 
 
+def _endings() -> list[int]:
+    """Ctrl-C, a polite request to end, and the terminal being closed, unless ``nohup`` asked to ignore that."""
+    import signal
+
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, hangup]
+
+
 def _open_gpu(device: str) -> CudaLoop | None:
     """The GPU, before anything else: without a driver there is nothing to wait for."""
     from edge_fer.runtime.cuda_loop import open_cuda_loop, parse_device
@@ -218,13 +311,24 @@ def _open_gpu(device: str) -> CudaLoop | None:
     return open_cuda_loop(*chosen) if chosen is not None else None
 
 
+def _searching(detect_on: str, gpu: CudaLoop | None) -> CudaLoop | None:
+    """The GPU that searches frames, if one does."""
+    if detect_on not in ("cpu", "gpu"):
+        raise UsageError(f"--detect-on is cpu or gpu, not {detect_on!r}.", fix="--detect-on cpu")
+    if detect_on == "gpu" and gpu is None:
+        raise UsageError("--detect-on gpu searches frames that --device cuda decodes.", fix="--device cuda")
+    return gpu if detect_on == "gpu" else None
+
+
 def _backend(backend: str, gpu: CudaLoop | None) -> str:
     from edge_fer.runtime.cuda_loop import BACKEND
 
     return BACKEND if backend == "auto" and gpu is not None else backend
 
 
-def _open(engine: str | None, backend: str, precision: str, threads: int, console: Console) -> tuple[Engine, str]:
+def _open(
+    engine: str | None, backend: str, precision: str, threads: int, console: Console, *, allow_smaller_batch: bool
+) -> tuple[Engine, str]:
     """The engine and why it is this one; a first build is told on the terminal."""
     from edge_fer.backends.choose import open_best
     from edge_fer.core.bundle import find_bundle
@@ -235,17 +339,18 @@ def _open(engine: str | None, backend: str, precision: str, threads: int, consol
             backend=backend,
             precision=precision,
             threads=threads,
+            allow_smaller_batch=allow_smaller_batch,
             on_step=lambda text: status.update(f"{text} …"),
         )
 
 
-def _open_detector(text: str, min_face: int, info: SourceInfo, console: Console) -> FaceDetector:
+def _open_detector(text: str, min_face: int, info: SourceInfo, console: Console, gpu: CudaLoop | None) -> FaceDetector:
     """The detector, on one thread: while it searches one frame, the engine's threads label the one before."""
     from edge_fer.backends.face_detector import open_face_detector
 
     with console.status("Opening the face detector …") as status:
         opened = open_face_detector(
-            text, min_face_px=min_face, threads=1, on_step=lambda step: status.update(f"{step} …")
+            text, min_face_px=min_face, threads=1, gpu=gpu, on_step=lambda step: status.update(f"{step} …")
         )
         if (warm_up := getattr(opened, "warm_up", None)) is not None:
             # Builds its engines for this size of frame now, not while a camera waits.
@@ -260,6 +365,7 @@ def _source(
     pool_size: int,
     camera_size: str,
     camera_fps: float,
+    lost_after_s: float,
     *,
     paced: bool,
     memory: PictureMemory | None,
@@ -268,7 +374,9 @@ def _source(
         from edge_fer.runtime.sources.camera import open_camera, parse_size
 
         size = parse_size(camera_size)
-        return open_camera(camera, pool_size=pool_size, size=size, fps=camera_fps, memory=memory)
+        return open_camera(
+            camera, pool_size=pool_size, size=size, fps=camera_fps, memory=memory, lost_after_s=lost_after_s
+        )
     if raw is not None:
         from edge_fer.runtime.sources.raw_stdin import RawStdin, parse_raw
 
@@ -276,4 +384,4 @@ def _source(
     assert source is not None
     from edge_fer.runtime.sources.choose import open_source
 
-    return open_source(source, pool_size=pool_size, paced=paced, memory=memory)
+    return open_source(source, pool_size=pool_size, paced=paced, memory=memory, lost_after_s=lost_after_s)

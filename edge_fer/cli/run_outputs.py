@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_fer.core.errors import EdgeFerError, UsageError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge_fer.core.manifest import EngineManifest
-    from edge_fer.runtime.frames import FrameSource
+    from edge_fer.runtime.frames import FrameSource, SourceInfo
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.results import Sink
     from edge_fer.runtime.sinks.local_server import LocalServer
@@ -87,7 +87,9 @@ class Outputs:
         if wanted.show:
             from edge_fer.runtime.sinks.window import WindowSink
 
-            sinks.append(WindowSink())
+            window = WindowSink()
+            sinks.append(window)
+            tellers.append(window.tell)
         if wanted.save is not None:
             from edge_fer.runtime.sinks.video import VideoSink
 
@@ -150,28 +152,23 @@ class Outputs:
         if self._wanted.metrics is not None and (server := self._numbers or self._page) is not None:
             self._console.print(f"metrics: {server.url}metrics", highlight=False)
 
-    def report(
-        self, pipeline: Pipeline, source: FrameSource, manifest: EngineManifest, failure: EdgeFerError | None
-    ) -> None:
-        """Write what is written at the end, also of a run that failed: as far as it got."""
+    def report(self, record: dict[str, Any], info: SourceInfo, manifest: EngineManifest) -> None:
+        """Write what is written at the end, also of a run that failed: as far as it got. ``record``: the summary."""
         wanted = self._wanted
         if wanted.summary is not None:
             import json
 
-            from edge_fer.cli.run_summary import summary_record
             from edge_fer.runtime.sinks.text_file import TextFile
 
-            record = summary_record(pipeline, manifest, source.info)
-            ended = {"complete": failure is None, "error": None if failure is None else failure.message}
             file = TextFile(wanted.summary)
             try:
-                file.write(json.dumps({**record, **ended}, indent=2) + "\n")
+                file.write(json.dumps(record, indent=2) + "\n")
             finally:
                 file.close()
         if wanted.timeline is not None and self._record is not None:
             from edge_fer.runtime.timeline import draw_timeline
 
-            title = f"{source.info.description}: {manifest.model.name}, {manifest.backend} {manifest.precision}"
+            title = f"{info.description}: {manifest.model.name}, {manifest.backend} {manifest.precision}"
             draw_timeline(wanted.timeline, self._record, manifest.classifier.labels, title=title)
 
     def close(self) -> None:
@@ -188,4 +185,4 @@ def _server(port: int, option: str) -> LocalServer:
 
 def _say(console: Console) -> Callable[[str], None]:
     """Where there is no status line: a line when something breaks, and one when it works again."""
-    return lambda state: console.print(f"[yellow]{state or 'working again'}[/]", highlight=False)
+    return lambda state: console.print(state or "working again", style="yellow", markup=False, highlight=False)

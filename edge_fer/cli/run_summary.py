@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from edge_fer.core.errors import EdgeFerError
     from edge_fer.core.manifest import EngineManifest
-    from edge_fer.runtime.frames import SourceInfo
+    from edge_fer.runtime.frames import FrameSource, SourceInfo
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.timing import Percentiles
 
@@ -43,14 +44,35 @@ def overall_scores(pipeline: Pipeline, labels: tuple[str, ...]) -> dict[str, flo
     return {labels[i]: float(mean[i]) for i in mean.argsort()[::-1]}
 
 
-def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInfo) -> dict[str, Any]:
-    """The summary as plain values; times in milliseconds."""
+def unread(pipeline: Pipeline, info: SourceInfo) -> int:
+    """Frames that a file announces and that never came, because they cannot be decoded; 0 for all other sources."""
+    if info.live or info.frames is None or not pipeline.stats.exhausted:
+        return 0
+    return max(0, info.frames - pipeline.stats.frames_in)
+
+
+def summary_record(
+    pipeline: Pipeline,
+    manifest: EngineManifest,
+    source: FrameSource,
+    *,
+    detector: str,
+    threads: int,
+    failure: EdgeFerError | None = None,
+) -> dict[str, Any]:
+    """The summary as plain values; times in milliseconds. ``frames_in`` = ``frames`` + ``dropped`` + ``failed``."""
     stats, overall = pipeline.stats, overall_scores(pipeline, manifest.classifier.labels)
     return {
         "model": manifest.model.name,
         "backend": manifest.backend,
         "precision": manifest.precision,
-        "source": info.description,
+        "threads": threads,
+        "detector": detector,
+        "source": source.info.description,
+        "complete": failure is None,
+        "error": None if failure is None else failure.message,
+        "frames_in": stats.frames_in,
+        "frames_unread": unread(pipeline, source.info),
         "frames": stats.frames,
         "frames_with_faces": stats.frames_with_faces,
         "faces": stats.faces,
@@ -58,6 +80,7 @@ def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInf
         "dropped": stats.dropped,
         "failed": stats.failed,
         "retries": stats.retries,
+        "reconnections": getattr(source, "reconnections", 0),
         "detect_interval": pipeline.detect_interval,
         "label_changes_per_minute": pipeline.tracker.flicker_per_minute(),
         "seconds": stats.seconds,
@@ -85,7 +108,7 @@ def summary_record(pipeline: Pipeline, manifest: EngineManifest, info: SourceInf
     }
 
 
-def print_summary(console: Console, pipeline: Pipeline, labels: tuple[str, ...]) -> None:
+def print_summary(console: Console, pipeline: Pipeline, source: FrameSource, labels: tuple[str, ...]) -> None:
     """Two tables and a few sentences."""
     stats = pipeline.stats
     if not stats.frames:
@@ -101,13 +124,17 @@ def print_summary(console: Console, pipeline: Pipeline, labels: tuple[str, ...])
     console.print(table)
     cpu = 1e3 * stats.cpu_seconds / stats.frames
     console.print(
-        f"{cpu:.1f} ms of CPU a frame; {stats.dropped} frames dropped by the source; faces in "
-        f"{stats.frames_with_faces} of {stats.frames} frames.",
+        f"{stats.frames_in} frames in = {stats.frames} labelled + {stats.dropped} dropped + {stats.failed} failed; "
+        f"faces in {stats.frames_with_faces}; {cpu:.1f} ms of CPU a frame.",
         highlight=False,
     )
-    if stats.failed or stats.retries:
+    if stats.retries:
+        console.print(f"{stats.retries} attempts of detector or engine were repeated.", highlight=False)
+    if away := getattr(source, "reconnections", 0):
+        console.print(f"The source went away and came back {away} time{'s' * (away > 1)}.", highlight=False)
+    if missing := unread(pipeline, source.info):
         console.print(
-            f"{stats.failed} frames failed in detector or engine; {stats.retries} attempts were repeated.",
+            f"[yellow]The file announces {source.info.frames} frames; {missing} of them could not be decoded.[/]",
             highlight=False,
         )
     if (flicker := pipeline.tracker.flicker_per_minute()) is not None:
@@ -132,7 +159,8 @@ def print_summary(console: Console, pipeline: Pipeline, labels: tuple[str, ...])
         order = mean.argsort()[::-1][:3]
         listed = ", ".join(f"{labels[i]} {mean[i]:.0%}" for i in order)
         console.print(
-            f"face #{track.track}: {track.frames} frames, mean scores {listed}; label changed {track.changes} times",
+            f"face #{track.track}: {track.frames} frames, mean scores {listed}; "
+            f"label changed {track.changes} time{'s' * (track.changes != 1)}",
             highlight=False,
         )
     if len(tracks) > 5:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,7 +27,7 @@ class StatusSink:
 
     def tell(self, state: str) -> None:
         """Something broke and is tried again, in words; "" when it works again. Called from the loop's threads."""
-        self._status.update(f"[yellow]{state or 'working again'}[/]")
+        self._status.update(Text(state or "working again", style="yellow"))
         # Stays readable while frames still come.
         self._next = time.perf_counter() + STATE_S
 
@@ -35,7 +37,7 @@ class StatusSink:
             return
         self._next = now + INTERVAL_S
         faces = ", ".join(
-            f"#{face.track} {face.label}{'?' if face.uncertain else ''} "
+            f"#{face.track} {'uncertain: ' if face.uncertain else ''}{face.label} "
             f"{float(face.scores[result.labels.index(face.label)]):.0%}"
             for face in result.faces[:4]
         )

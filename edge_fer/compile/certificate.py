@@ -105,5 +105,5 @@ def canary_gap(item: Verified, stored: dict[str, Logits]) -> float:
     """Largest difference to the stored logits; half precisions are compared with fp32's."""
     if item.canary_logits is None:
         raise ValueError("the candidate gave no logits")
-    expected = stored.get(canary_key(item.candidate.backend, item.candidate.precision), stored["fp32"])
+    expected = stored[canary_key(item.candidate.backend, item.candidate.precision)]
     return float(np.abs(item.canary_logits - expected).max())

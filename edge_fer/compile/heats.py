@@ -108,6 +108,7 @@ class Heats:
             self._run(plain)
         failed = {attempt.float_layers: attempt for attempt in attempts if not attempt.passed}
         accuracy = {} if gate is None or not gate.applied else {_key(item): item for item in verified}
+        strayed = {_key(item): item.error for item in verified if item.error is not None}
         contestants = []
         for contestant in self._contestants:
             mixture = contestant.precision == "int8"
@@ -115,6 +116,8 @@ class Heats:
             item = accuracy.get((contestant.backend, contestant.precision)) if not mixture else None
             barred = _attempt_failed(attempt) if attempt is not None else self._lower_failed(item)
             left = mixture and attempt is None and contestant.float_layers != current.get(DIALECTS[contestant.backend])
+            if not left and (contestant.backend, contestant.precision) in strayed:
+                barred = strayed[contestant.backend, contestant.precision]
             contestants.append(replace(contestant, barred=barred, left=left))
         return decide(
             contestants,

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.backends.dialects import DIALECTS
+from edge_fer.backends.onnxruntime.literal import literal_outputs
 from edge_fer.backends.registry import BACKENDS, backend_module, open_onnx
-from edge_fer.compile.canary_faces import canary_images
+from edge_fer.compile.canary_faces import CEILING, canary_images, face_batch
 from edge_fer.compile.export_onnx import compare
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.manifest import AccuracyRecord, GateRecord, ParityRecord, Variant
@@ -117,6 +118,7 @@ class Verifier:
         self.labels = match_labels(faces, spec.labels) if data is not None else None
         self.canary = canary_samples()
         self.reference: Logits | None = None
+        self._canary_reference: Logits | None = None
 
     def run(self, candidates: Sequence[Candidate]) -> list[Verified]:
         """Verify each candidate; one that cannot run here is reported, unless it is the reference.
@@ -145,10 +147,12 @@ class Verifier:
                 raise
             return Verified(candidate, error=str(error))
         if is_reference:
-            self.reference = logits
+            self.reference, self._canary_reference = logits, canary_logits
             return Verified(candidate, canary_logits, accuracy=self._accuracy(candidate, logits))
         if self.reference is None:
             raise ValueError("the reference must be verified first")
+        if (strayed := self._strayed(candidate, canary_logits)) is not None:
+            return Verified(candidate, error=strayed)
         parity = compare(self.reference, logits)
         record = ParityRecord(
             backend=candidate.backend,
@@ -167,6 +171,24 @@ class Verifier:
             found = harmed_classes(self.labels, before, after, self.spec.labels, self.max_drop)
             harmed = {name: lost.drop for name, lost in found.items()}
         return Verified(candidate, canary_logits, record, self._accuracy(candidate, logits), drop, harmed)
+
+    def _strayed(self, candidate: Candidate, canary_logits: Logits) -> str | None:
+        """Why an engine does not compute its file: ``run`` would refuse it for the same reason (the canary)."""
+        reference = self._canary_reference
+        if reference is None:
+            raise ValueError("the reference must be verified first")
+        expected = reference
+        if candidate.precision == "int8":
+            faces = face_batch(canary_images(), self.spec.preprocess)
+            expected = literal_outputs(self.folder / candidate.variant.file, faces)
+        gap = float(np.abs(canary_logits - expected).max())
+        accepted = CEILING[candidate.precision] * max(1.0, float(np.abs(reference).max()))
+        if gap <= accepted:  # which a gap that is no number is not
+            return None
+        return (
+            f"computes something else than its file: logits of the canary differ by {gap:.3g}, accepted is "
+            f"{accepted:.3g}"
+        )
 
     def _accuracy(self, candidate: Candidate, logits: Logits) -> AccuracyRecord | None:
         if self.labels is None or self.data is None:

@@ -87,7 +87,8 @@ class DeviceEngine(Engine, Protocol):
         """Put inference on the first ``n`` rows at the slot's addresses on a CUDA stream, and return at once.
 
         A stream that is being captured may be given, but only after a call with the same slot and ``n`` outside of a
-        capture: the first one with a new ``n`` may allocate.
+        capture: the first one with a new ``n`` may allocate. What was captured may be launched as long as the engine is
+        open, whatever other ``n`` were enqueued since.
 
         Args:
             stream: the handle of a ``cudaStream_t`` in the device's primary context.

@@ -8,6 +8,7 @@
     │   ├── CalibrationError           a calibration set that would give wrong ranges
     │   └── SourceError                a video, camera, folder or stream that gives no frames
     └── DeviceError           exit 4   the machine lacks a device, driver, library or disk space
+        ├── DeviceMemoryError          a GPU's memory is full
         ├── MissingDependencyError     an optional package is not installed
         └── ProviderError              a backend would run somewhere else than where it was asked to
 
@@ -22,6 +23,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "DeviceError",
+    "DeviceMemoryError",
     "EdgeFerError",
     "MissingDependencyError",
     "ProviderError",
@@ -70,6 +72,10 @@ class SourceError(BadInputError):
 
 class DeviceError(EdgeFerError):
     exit_code = 4
+
+
+class DeviceMemoryError(DeviceError):
+    pass
 
 
 class MissingDependencyError(DeviceError):

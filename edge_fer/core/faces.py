@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+EYES_APART = 0.15
+"""Eyes nearer than this share of the box's width are a profile, and turning by them would turn it anyhow."""
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -48,6 +51,18 @@ def iou(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.
     union = area_a[:, None] + area_b[None, :] - overlap
     ratio = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
     return np.asarray(ratio, dtype=np.float32)
+
+
+def eye_angles_deg(faces: Faces) -> NDArray[np.float32]:
+    """How far the line through each face's eyes is off level: float32 (n,), degrees, clockwise in the picture.
+
+    0 without landmarks and for a profile (:data:`EYES_APART`).
+    """
+    if faces.landmarks is None:
+        return np.zeros(len(faces), np.float32)
+    right = faces.landmarks[:, 1] - faces.landmarks[:, 0]
+    apart = np.hypot(right[:, 0], right[:, 1]) >= EYES_APART * (faces.boxes_xyxy[:, 2] - faces.boxes_xyxy[:, 0])
+    return np.where(apart, np.degrees(np.arctan2(right[:, 1], right[:, 0])), 0).astype(np.float32)
 
 
 def square_around(box_xyxy: NDArray[np.float32], margin: float) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from edge_fer.core.errors import BundleError, UsageError
 from edge_fer.core.files import atomic_file
-from edge_fer.core.spec import AnySpec, DetectorSpec, Frozen, ModelSpec
+from edge_fer.core.spec import AnySpec, DetectorSpec, EngineSpec, Frozen, ModelSpec
 
 MANIFEST = "manifest.json"
 _FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -138,7 +138,7 @@ class CanaryRecord(Frozen):
 class _OfModel(Frozen):
     """What both manifests say of the network."""
 
-    model: AnySpec
+    model: EngineSpec
 
     @property
     def classifier(self) -> ModelSpec:
@@ -174,6 +174,7 @@ class BundleManifest(_OfModel):
 
     kind: Literal["edge-fer-bundle"] = "edge-fer-bundle"
     format: Literal[1] = 1
+    model: AnySpec
     edge_fer_version: str
     checkpoint: CheckpointRecord
     opset: int = Field(ge=13)

@@ -119,5 +119,30 @@ class DetectorSpec(Frozen):
         return (15, self.places)
 
 
+class StageSpec(Frozen):
+    """One network of a detector that is several (a cascade). Such a network is never in a bundle of its own.
+
+    The input is BGR, 0..255, of ``size_hw``. The output has ``rows`` values for a picture, or for each cell of a grid.
+    """
+
+    task: Literal["cascade stage"] = "cascade stage"
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    size_hw: tuple[int, int]
+    rows: int = Field(gt=0)
+    grid_hw: tuple[int, int] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one picture."""
+        return (3, *self.size_hw)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's output: (rows,) or (rows, grid height, grid width)."""
+        return (self.rows, *(self.grid_hw or ()))
+
+
 AnySpec = ModelSpec | DetectorSpec
 """Their fields differ, and unknown ones are refused, so a file is never read as the wrong kind."""
+EngineSpec = ModelSpec | DetectorSpec | StageSpec
+"""What an engine may be of: a bundle's network, or a stage of a cascade."""

@@ -17,6 +17,8 @@ class Copies:
         in_place: pictures that the GPU read where the decoder had put them.
         on_host_bytes, to_device_bytes: what these copies moved.
         scores_bytes: results, which the GPU writes where the host reads them: no copy.
+        searched: frames that the GPU searched for faces; ``searched_bytes`` were copied to it for that, frame by frame
+            as a whole.
     """
 
     frames: int = 0
@@ -26,6 +28,8 @@ class Copies:
     to_device_bytes: int = 0
     in_place: int = 0
     scores_bytes: int = 0
+    searched: int = 0
+    searched_bytes: int = 0
 
     @property
     def per_frame(self) -> float:
@@ -34,8 +38,11 @@ class Copies:
 
     def sentence(self) -> str:
         """For people."""
+        searched = ""
+        if self.searched:
+            searched = f" For {self.searched} searches, {self.searched_bytes / self.searched / 1e6:.2f} MB each."
         if not self.frames:
-            return "No frame went to the GPU."
+            return f"No face went to the GPU.{searched}"
         parts = []
         if self.to_device:
             parts.append(f"{self.to_device} to the GPU, {self.to_device_bytes / self.to_device / 1e6:.2f} MB each")
@@ -43,7 +50,7 @@ class Copies:
             parts.append(f"{self.on_host} within host memory, {self.on_host_bytes / self.on_host / 1e6:.2f} MB each")
         if self.in_place:
             parts.append(f"{self.in_place} frames read in place without one")
-        return f"Copies of a frame with faces: {self.per_frame:.2f} ({'; '.join(parts)})."
+        return f"Copies of a frame with faces: {self.per_frame:.2f} ({'; '.join(parts)}).{searched}"
 
 
 __all__ = ["Copies"]

@@ -27,6 +27,7 @@ from edge_fer.cuda.device import (
     address_of,
     bytes_of,
     check_copy,
+    peak_memory_rate,
 )
 from edge_fer.cuda.failures import call_failed, no_driver, no_package, no_such_device
 
@@ -104,6 +105,7 @@ def _describe(driver: Any, handle: Any) -> DeviceInfo:
         integrated=bool(attribute("INTEGRATED")),
         async_engines=attribute("ASYNC_ENGINE_COUNT"),
         can_map=bool(attribute("CAN_MAP_HOST_MEMORY")),
+        memory_bytes_per_s=peak_memory_rate(attribute("MEMORY_CLOCK_RATE"), attribute("GLOBAL_MEMORY_BUS_WIDTH")),
     )
 
 

@@ -32,6 +32,7 @@ class DeviceInfo:
         integrated: it shares the host's memory, as on Jetson: reading a mapped buffer then copies nothing.
         async_engines: copies that it makes while it computes: 0, 1 (one direction at a time) or 2.
         can_map: it reads pinned host memory through mapped addresses.
+        memory_bytes_per_s: what its memory can move at most, by clock and width; 0 where the driver does not tell.
     """
 
     name: str
@@ -41,6 +42,7 @@ class DeviceInfo:
     integrated: bool
     async_engines: int
     can_map: bool
+    memory_bytes_per_s: float = 0.0
 
 
 class KernelArguments:
@@ -246,6 +248,11 @@ class CudaDevice(Protocol):
     ) -> None: ...
 
 
+def peak_memory_rate(clock_khz: int, bus_bits: int) -> float:
+    """Bytes a second of memory that moves data twice a clock, as all of a GPU's does."""
+    return 2 * 1e3 * clock_khz * bus_bits / 8
+
+
 def bytes_of(shape: Sequence[int], dtype: DTypeLike) -> int:
     """Size of a contiguous array."""
     return int(np.prod(tuple(shape), dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -282,4 +289,5 @@ __all__ = [
     "address_of",
     "bytes_of",
     "check_copy",
+    "peak_memory_rate",
 ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from edge_fer.core.errors import DeviceError, MissingDependencyError
+from edge_fer.core.errors import DeviceError, DeviceMemoryError, MissingDependencyError
 
+MAKE_ROOM = "Close what else uses the GPU (nvidia-smi lists it), or let `edge-fer run` take --allow-smaller-batch."
+"""What helps when a GPU's memory is full."""
 _MENDING = {
-    "CUDA_ERROR_OUT_OF_MEMORY": (
-        "the GPU's memory is full",
-        "Close what else uses the GPU (nvidia-smi lists it), or ask for fewer faces or a smaller model.",
-    ),
+    "CUDA_ERROR_OUT_OF_MEMORY": ("the GPU's memory is full", MAKE_ROOM),
     "CUDA_ERROR_NO_DEVICE": (
         "the driver finds no CUDA device that this process may use",
         "Look at `nvidia-smi`, and at the variable CUDA_VISIBLE_DEVICES.",
@@ -48,7 +47,8 @@ def call_failed(call: str, name: str, text: str) -> DeviceError:
     """
     if name in _MENDING:
         reason, fix = _MENDING[name]
-        return DeviceError(f"{call} failed: {reason} ({name}).", fix=fix)
+        kind = DeviceMemoryError if name == "CUDA_ERROR_OUT_OF_MEMORY" else DeviceError
+        return kind(f"{call} failed: {reason} ({name}).", fix=fix)
     if name in _LOST:
         return DeviceError(
             f"{call} failed: the GPU was lost ({name}: {text}).",
@@ -81,4 +81,4 @@ def no_package(package: str, extra: str) -> MissingDependencyError:
     return MissingDependencyError(package, extra=extra, purpose="running on a GPU")
 
 
-__all__ = ["NoSuchDevice", "call_failed", "no_driver", "no_package", "no_such_device"]
+__all__ = ["MAKE_ROOM", "NoSuchDevice", "call_failed", "no_driver", "no_package", "no_such_device"]

@@ -30,6 +30,7 @@ from edge_fer.cuda.device import (
     address_of,
     bytes_of,
     check_copy,
+    peak_memory_rate,
 )
 from edge_fer.cuda.failures import call_failed, no_driver, no_package, no_such_device
 
@@ -93,6 +94,9 @@ def _describe(driver: Any, device: Any) -> DeviceInfo:
         integrated=bool(device.get_attribute(kinds.INTEGRATED)),
         async_engines=int(device.get_attribute(kinds.ASYNC_ENGINE_COUNT)),
         can_map=bool(device.get_attribute(kinds.CAN_MAP_HOST_MEMORY)),
+        memory_bytes_per_s=peak_memory_rate(
+            device.get_attribute(kinds.MEMORY_CLOCK_RATE), device.get_attribute(kinds.GLOBAL_MEMORY_BUS_WIDTH)
+        ),
     )
 
 

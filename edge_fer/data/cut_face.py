@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.core.errors import BadInputError, UsageError
-from edge_fer.core.faces import Faces, iou
+from edge_fer.core.faces import EYES_APART, Faces, iou
 from edge_fer.data.prepare_recipe import PrepareRecipe
 from edge_fer.data.quality import UNREADABLE, find_anomaly
 from edge_fer.data.readers.base import FacesBy, Record, box_pixels
 from edge_fer.data.samples import Image
 from edge_fer.runtime.detectors.base import FaceDetector
-from edge_fer.runtime.preprocess import resize, square_around
+from edge_fer.runtime.preprocess import levelling, resize, square_around
 
 NO_FACE, ANOTHER_FACE, PROFILE = "no face", "no face at the box", "eyes not apart"
 CANVASES_PX = (320, 640)
@@ -34,8 +34,6 @@ CLOSE_UP, LOOKS = 2.4, 2
 first look is 6 to 15 degrees wrong, the third 2 to 3."""
 SAME_LOOK = 0.4
 """A closer look's face is the last one's when their boxes overlap this much."""
-EYES_APART = 0.15
-"""Eyes nearer than this share of the box's width are a profile, and turning by them would turn it anyhow."""
 Method = Literal["whole", "given", "upright", "eyes"]
 
 
@@ -238,13 +236,11 @@ class FaceCutter:
 
     def _levelled(self, image: Image, box_xyxy: NDArray[np.float32], angle_deg: float) -> Image:
         """The square around a box with the margin, turned about its centre by ``-angle_deg``; the border repeats where
-        it leaves the picture. With level eyes these are the pixels of the live loop's crop.
+        it leaves the picture. These are the pixels of the live loop's crop.
 
         It is turned at the picture's own scale and made smaller afterwards by area, so that nothing aliases.
         """
-        left, top, side = square_around(box_xyxy, self._recipe.crop.margin)
-        turn = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle_deg, 1.0)
-        turn[:, 2] -= (left, top)
+        turn, side = levelling(box_xyxy, self._recipe.crop.margin, angle_deg)
         turned = cv2.warpAffine(image, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         size = self._recipe.crop.size
         return resize(np.asarray(turned, dtype=np.uint8), (size, size), "area")

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.errors import BadInputError
+from edge_fer.core.faces import eye_angles_deg
 from edge_fer.core.spec import Frozen, ModelSpec, PreprocessSpec
 from edge_fer.data.samples import Image, Samples
 from edge_fer.evaluate.deletion import ENOUGH, DeletionCheck, deletion_check
 from edge_fer.evaluate.grad_cam import Explainer, stages, telling_channels
 from edge_fer.evaluate.predict import fill
-from edge_fer.runtime.detectors.base import FaceDetector
+from edge_fer.runtime.detectors.base import FaceDetector, require_eyes
 from edge_fer.runtime.preprocess import FaceCropper
 
 CHANNELS = 4
@@ -212,16 +213,18 @@ def faces_of_pictures(
 
     Raises:
         BadInputError: there is none in any.
+        UsageError: the contract wants level eyes, and the detector tells none.
     """
+    require_eyes(detector, spec)
     cropper = FaceCropper(spec.preprocess)
     ids, rows, without = [], [], []
     for name, image in pictures:
         bgr = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-        found = find_faces(bgr, detector)
-        if not len(found):
+        boxes, angles = find_faces(bgr, detector)
+        if not len(boxes):
             without.append(name)
             continue
-        rows.append(cropped(bgr, found[0], detector, cropper, spec))
+        rows.append(cropped(bgr, boxes[0], angles[0], detector, cropper, spec))
         ids.append(name)
     if not rows:
         raise BadInputError(
@@ -232,15 +235,17 @@ def faces_of_pictures(
     return Faces(tuple(ids), np.stack(rows), np.full(len(ids), -1, np.int64)), tuple(without)
 
 
-def find_faces(image_bgr: NDArray[np.uint8], detector: FaceDetector) -> NDArray[np.float32]:
-    """Boxes (n, 4) of the faces in a picture, the largest first."""
-    boxes = detector.detect(image_bgr).boxes_xyxy
-    return np.asarray(boxes[np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")], np.float32)
+def find_faces(image_bgr: NDArray[np.uint8], detector: FaceDetector) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Boxes (n, 4) of the faces in a picture, the largest first, and how far their eyes are off level (n,), degrees."""
+    found = detector.detect(image_bgr)
+    order = np.argsort(-(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).prod(axis=1), kind="stable")
+    return found.boxes_xyxy[order], eye_angles_deg(found)[order]
 
 
 def cropped(
     image_bgr: NDArray[np.uint8],
     box_xyxy: NDArray[np.float32],
+    angle_deg: float,
     detector: FaceDetector,
     cropper: FaceCropper,
     spec: ModelSpec,
@@ -250,7 +255,8 @@ def cropped(
     if detector.whole_frame:
         cropper.whole_into(row, image_bgr)
     else:
-        cropper.crop_into(row, image_bgr, box_xyxy)
+        levels = spec.preprocess.alignment == "eyes"
+        cropper.crop_into(row, image_bgr, box_xyxy, float(angle_deg) if levels else 0.0)
     return row
 
 

@@ -27,7 +27,7 @@ from edge_fer.evaluate.explain import CHANNELS, PLACES_OF_FEW, as_pictures, crop
 from edge_fer.evaluate.grad_cam import Explainer, stages, telling_channels
 from edge_fer.evaluate.picture_bytes import decode_picture
 from edge_fer.runtime.annotate import colour_of_label
-from edge_fer.runtime.detectors.base import FaceDetector
+from edge_fer.runtime.detectors.base import FaceDetector, require_eyes
 from edge_fer.runtime.preprocess import FaceCropper
 from edge_fer.runtime.sinks.local_server import ADDRESS, Post, Reply, Route
 
@@ -77,11 +77,12 @@ class Explore:
 
     def __init__(self, explainer: Explainer, detector: FaceDetector, *, camera_port: int | None = None) -> None:
         self._explainer, self._detector, self._camera_port = explainer, detector, camera_port
+        require_eyes(detector, explainer.spec)
         self._cropper = FaceCropper(explainer.spec.preprocess)
         self._lock = threading.Lock()
         self._number = 0
         self._image: NDArray[np.uint8] | None = None
-        self._boxes = np.zeros((0, 4), np.float32)
+        self._boxes, self._angles = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
 
     def routes(self) -> dict[str, Route]:
         return {path: _file(file, kind) for path, (file, kind) in PAGES.items()}
@@ -140,17 +141,18 @@ class Explore:
     def _take(self, data: bytes) -> dict[str, Any]:
         """A new picture takes the place of the one before."""
         image = decode_picture(data)
-        self._boxes = find_faces(image, self._detector)[:MOST_FACES]
+        boxes, angles = find_faces(image, self._detector)
+        self._boxes, self._angles = boxes[:MOST_FACES], angles[:MOST_FACES]
         self._image, self._number = image, self._number + 1
         height, width = image.shape[:2]
         scale = min(1.0, SHOWN_PX / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         shown = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        boxes = [] if self._detector.whole_frame else (self._boxes * scale).round(1).tolist()
+        shown_boxes = [] if self._detector.whole_frame else (self._boxes * scale).round(1).tolist()
         return {
             "picture": self._number,
             "shown": _pixels(np.asarray(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB), np.uint8)),
-            "faces": boxes,
+            "faces": shown_boxes,
         }
 
     def _from_camera(self) -> bytes:
@@ -187,7 +189,8 @@ class Explore:
             return row[None]
         if ask.face >= len(self._boxes):
             raise BadInputError(f"The picture has no face {ask.face + 1}.")
-        return cropped(self._image, self._boxes[ask.face], self._detector, self._cropper, spec)[None]
+        box, angle = self._boxes[ask.face], self._angles[ask.face]
+        return cropped(self._image, box, angle, self._detector, self._cropper, spec)[None]
 
     def _class_of(self, ask: AskHeat) -> NDArray[np.int64] | None:
         if ask.explained is None:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from edge_fer.runtime.results import FaceResult, FrameResult
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-WHITE, INK = (255, 255, 255), (24, 24, 24)
-GREY = (170, 170, 170)
+WHITE, INK = (255, 255, 255), (20, 20, 20)
+GREY = (190, 190, 190)
+TRACK = (70, 70, 70)
 COLOURS_BGR: dict[str, tuple[int, int, int]] = {
     "angry": (70, 70, 235),
     "disgust": (80, 160, 80),
@@ -47,52 +48,73 @@ def annotate(image_bgr: NDArray[np.uint8], result: FrameResult) -> None:
     unit = max(image_bgr.shape[0], 240) / 720
     for face in result.faces:
         _draw_face(image_bgr, face, result.labels, unit)
-    status = f"{result.fps:.0f} fps   age {result.age_ms:.0f} ms"
-    _text(image_bgr, status, (round(14 * unit), round(30 * unit)), 0.62 * unit, WHITE, unit)
+    _plate(image_bgr, f"{result.fps:.0f} fps   frame age {result.age_ms:.0f} ms", unit)
 
 
-def _text(
-    image: NDArray[np.uint8], text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int], unit: float
-) -> None:
-    """Letters with a dark outline, readable on any picture."""
-    width = max(1, round(1.6 * unit))
-    cv2.putText(image, text, at, FONT, size, INK, width + max(2, round(2 * unit)), cv2.LINE_AA)
-    cv2.putText(image, text, at, FONT, size, colour, width, cv2.LINE_AA)
+def cover_stale(image: NDArray[np.uint8], state: str, age_s: float) -> None:
+    """Darken uint8 (H, W, 3), RGB or BGR, in place: nothing newer has come for ``age_s``; ``state`` says why, or ""."""
+    height, width = image.shape[:2]
+    unit = max(height, 240) / 720
+    np.right_shift(image, 1, out=image)
+    lines = [state or "no new picture", f"last picture {age_s:.0f} s ago"]
+    for row, line in enumerate(lines):
+        size, thick = 0.9 * unit, max(1, round(1.6 * unit))
+        (w, _), _ = cv2.getTextSize(line, FONT, size, thick)
+        size *= min(1.0, 0.94 * width / w)
+        (w, _), _ = cv2.getTextSize(line, FONT, size, thick)
+        at = ((width - w) // 2, round(height / 2 + (row - 0.25) * 44 * unit))
+        cv2.putText(image, line, at, FONT, size, WHITE, thick, cv2.LINE_AA)
+
+
+def _plate(image: NDArray[np.uint8], text: str, unit: float) -> None:
+    """A line of letters in the top left corner, on a darkened ground."""
+    size, thick, pad = 0.6 * unit, max(1, round(unit)), round(9 * unit)
+    (w, h), _ = cv2.getTextSize(text, FONT, size, thick)
+    _shade(image, 0, 0, w + 2 * pad, h + 2 * pad)
+    cv2.putText(image, text, (pad, h + pad), FONT, size, WHITE, thick, cv2.LINE_AA)
 
 
 def _shade(image: NDArray[np.uint8], x1: int, y1: int, x2: int, y2: int) -> None:
     """Darken a rectangle, so that what is written on it can be read."""
     part = image[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)]
     if part.size:
-        np.right_shift(part, 1, out=part)
-        np.add(part, 12, out=part)
+        np.right_shift(part, 2, out=part)
+        np.add(part, 16, out=part)
 
 
 def _draw_face(image: NDArray[np.uint8], face: FaceResult, labels: tuple[str, ...], unit: float) -> None:
     left, top, right, bottom = (round(value) for value in face.box_xyxy)
     colour, line = colour_of(face), max(1, round(2 * unit))
     _corners(image, (left, top, right, bottom), colour, line)
-    best = float(face.scores[labels.index(face.label)])
-    name = f"{face.label}?" if face.uncertain else face.label
-    _label(image, f"{name}  {best:.0%}", (left, top), colour, unit)
-    row, wide = round(19 * unit), round(148 * unit)
-    x = right + round(10 * unit)
+    share = f"{float(face.scores[labels.index(face.label)]):.0%}"
+    name = f"uncertain: {face.label}" if face.uncertain else face.label
+    tag_left, tag_right = _tag(image, f"#{face.track}  {name} {share}", (left, top), colour, unit)
+    row, wide, gap = round(20 * unit), round(160 * unit), round(10 * unit)
+    # Beside box and tag, so that it covers neither; on the left where the picture ends.
+    x = max(right, tag_right) + gap
     if x + wide > image.shape[1]:
-        x = left - round(10 * unit) - wide
-    if x < 0 or len(labels) * row > image.shape[0]:
+        x = min(left, tag_left) - gap - wide
+    if x < 0 or len(labels) * row + gap > image.shape[0]:
         return
-    y = min(max(top, 0), image.shape[0] - len(labels) * row)
-    _shade(image, x, y, x + wide, y + len(labels) * row)
+    y = min(max(top, 0), image.shape[0] - len(labels) * row - gap)
+    _bars(image, face, labels, (x, y, wide, row), unit)
+
+
+def _bars(
+    image: NDArray[np.uint8], face: FaceResult, labels: tuple[str, ...], place: tuple[int, int, int, int], unit: float
+) -> None:
+    """A panel with a bar per class; ``place``: left, top, width, height of a row."""
+    x, y, wide, row = place
+    pad, thick = round(6 * unit), max(1, round(unit))
+    _shade(image, x, y, x + wide, y + len(labels) * row + pad)
+    begin, length = x + round(76 * unit), wide - round(76 * unit) - pad
     for index, label in enumerate(labels):
         base = y + (index + 1) * row
-        score, letters = float(face.scores[index]), round(74 * unit)
-        bar = (x + letters, base - round(14 * unit))
-        end = (bar[0] + round(score * (wide - letters - 6 * unit)), base - round(5 * unit))
-        cv2.rectangle(image, bar, end, colour_of_label(label), cv2.FILLED)
-        at = (x + round(6 * unit), base - round(5 * unit))
-        cv2.putText(image, label, at, FONT, 0.42 * unit, WHITE, max(1, round(unit)), cv2.LINE_AA)
-    footer = f"#{face.track}"
-    _text(image, footer, (left, bottom + round(20 * unit)), 0.5 * unit, colour, unit)
+        low, high = base - round(11 * unit), base - round(3 * unit)
+        cv2.rectangle(image, (begin, low), (begin + length, high), TRACK, cv2.FILLED)
+        end = begin + round(float(face.scores[index]) * length)
+        cv2.rectangle(image, (begin, low), (end, high), colour_of_label(label), cv2.FILLED)
+        cv2.putText(image, label, (x + pad, base - thick), FONT, 0.42 * unit, WHITE, thick, cv2.LINE_AA)
 
 
 def _corners(image: NDArray[np.uint8], box: tuple[int, int, int, int], colour: tuple[int, int, int], line: int) -> None:
@@ -104,13 +126,14 @@ def _corners(image: NDArray[np.uint8], box: tuple[int, int, int, int], colour: t
         cv2.line(image, (x, y), (x, y + dy * arm), colour, 2 * line, cv2.LINE_AA)
 
 
-def _label(
+def _tag(
     image: NDArray[np.uint8], text: str, corner: tuple[int, int], colour: tuple[int, int, int], unit: float
-) -> None:
-    size, width = 0.68 * unit, max(1, round(1.7 * unit))
-    (w, h), _ = cv2.getTextSize(text, FONT, size, width)
-    pad = round(7 * unit)
+) -> tuple[int, int]:
+    """What the face is called, above its box and inside the picture; returns where the tag begins and ends."""
+    size, thick, pad = 0.62 * unit, max(1, round(1.3 * unit)), round(7 * unit)
+    (w, h), _ = cv2.getTextSize(text, FONT, size, thick)
     left = min(max(corner[0], 0), max(0, image.shape[1] - w - 2 * pad))
     bottom = max(corner[1] - round(3 * unit), h + 2 * pad)
     cv2.rectangle(image, (left, bottom - h - 2 * pad), (left + w + 2 * pad, bottom), colour, cv2.FILLED)
-    cv2.putText(image, text, (left + pad, bottom - pad), FONT, size, INK, width, cv2.LINE_AA)
+    cv2.putText(image, text, (left + pad, bottom - pad), FONT, size, INK, thick, cv2.LINE_AA)
+    return left, left + w + 2 * pad

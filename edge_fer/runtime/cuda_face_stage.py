@@ -11,6 +11,7 @@ searched for faces, copied and queued, and n + 2 is decoded into the ring.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -25,28 +26,42 @@ from edge_fer.cuda.copies import Copies
 from edge_fer.cuda.device import CudaDevice, DeviceBuffer, Graph, HostBuffer, Stream
 from edge_fer.cuda.lane import Lane
 from edge_fer.cuda.pinned_pictures import PinnedPictures
+from edge_fer.cuda.raw_picture import Pixels, RawPicture
 from edge_fer.runtime.face_stage import IN_FLIGHT
 from edge_fer.runtime.preprocess import square_around
 from edge_fer.runtime.transfer import Transfer, TransferChoice
 
 STEADY = 4
-"""Frames in a row with the same number of faces, in one place, before its work is captured: a capture costs more than
-one launch of it saves. A graph is thrown away when the number changes, because TensorRT allows no other use of an
-execution context between capture and launch (TensorRT developer guide, "CUDA Graphs")."""
+"""Frames with a number of faces, in one place, before the work for that number is captured: a capture costs more than
+one launch of it saves. Graphs of several numbers stay valid beside each other, because the engine keeps apart what it
+captured for each of them (:class:`edge_fer.core.engine.DeviceEngine`)."""
+
+
+TURN_ROUNDING = 1 / 16
+"""Of a pixel: how far the places that a turn reads at may be off what arithmetic says."""
 
 
 class FaceKernels(Protocol):
     """The kernels before and after the network, for one frame in flight."""
 
     def describe(
-        self, picture_pointer: int, size_hw: tuple[int, int], boxes_xyxy: NDArray[np.float32], *, whole: bool = False
+        self,
+        picture_pointer: int,
+        size_hw: tuple[int, int],
+        boxes_xyxy: NDArray[np.float32],
+        *,
+        whole: bool = False,
+        angles_deg: Sequence[float] = (),
+        pixels: Pixels = "bgr24",
     ) -> None:
         """Say what the next run of ``preprocess`` reads, in memory that the device sees; queues nothing.
 
         Args:
-            picture_pointer: device address of uint8 (H, W, 3) BGR, C-contiguous.
+            picture_pointer: device address of the picture, whose rows follow each other without a gap.
             boxes_xyxy: float32 (n, 4).
             whole: the picture is the face.
+            angles_deg: see :class:`edge_fer.runtime.face_stage.FaceStage`.
+            pixels: what the picture's bytes mean.
         """
         ...
 
@@ -72,7 +87,8 @@ class CudaPlace:
     def __init__(self, device: CudaDevice, slot: DeviceSlot, kernels: FaceKernels, faces: int, classes: int) -> None:
         self.slot, self.kernels = slot, kernels
         self.stream = device.stream()
-        self.began, self.done = device.event(timing=True), device.event(timing=True)
+        self.began, self.arrived, self.done = (device.event(timing=True) for _ in range(3))
+        """Marks of the work under way: before the pixels, after them, and behind the scores."""
         self.scores: HostBuffer = device.pinned((faces, classes), np.float32, mapped=True)
         self.picture: DeviceBuffer | None = None
         self.staging: HostBuffer | None = None
@@ -80,8 +96,9 @@ class CudaPlace:
         """The memory that the work under way reads, kept from being freed even if its frame is dropped."""
         self.way: Transfer = "copy"
         self.busy = self.timed = False
-        self.n = self.steady = 0
-        self.graph: Graph | None = None
+        self.seen: dict[int, int] = {}
+        """How often each number of faces came up here."""
+        self.graphs: dict[int, Graph] = {}
 
 
 class CudaFaceStage:
@@ -132,29 +149,47 @@ class CudaFaceStage:
         return (self.copies.sentence(), self.transfer.sentence(), launches)
 
     def prepare(
-        self, place: CudaPlace, image_bgr: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]], *, whole: bool
+        self,
+        place: CudaPlace,
+        image_bgr: NDArray[np.uint8],
+        boxes: Sequence[NDArray[np.float32]],
+        *,
+        whole: bool,
+        angles_deg: Sequence[float] = (),
+        raw: RawPicture | None = None,
     ) -> None:
         """See :class:`edge_fer.runtime.face_stage.FaceStage`. Queues everything up to the scores and returns.
 
         Raises:
             DeviceError: no memory for the picture, or the device was lost.
         """
+        picture = raw or RawPicture(image_bgr)
         with self._lane as device:
             if place.busy:
                 # Nobody asked for the last scores; their work may still read what is written below.
                 place.stream.synchronize()
             place.busy = True
             place.timed, place.way = self.transfer.chosen is None, self.transfer.next()
-            source = self._pictures.find(image_bgr) or self._staged(device, place, image_bgr)
+            source = self._pictures.find(picture.memory) or self._staged(device, place, picture.memory)
             place.source = source
             place.began.record(place.stream)
             if place.way == "copy":
-                picture = self._copied(device, place, source, image_bgr, boxes, whole)
+                rows = (0, picture.size_hw[0])
+                if not whole:
+                    rows = rows_with_faces(boxes, self._spec.margin, picture.size_hw[0], angles_deg)
+                pointer = self._copied(device, place, source, picture, rows)
             else:
-                picture = source.device_pointer
+                pointer = source.device_pointer
                 self.copies.in_place += 1
-            height, width = image_bgr.shape[:2]
-            place.kernels.describe(picture, (height, width), np.asarray(boxes, np.float32), whole=whole)
+            place.arrived.record(place.stream)
+            place.kernels.describe(
+                pointer,
+                picture.size_hw,
+                np.asarray(boxes, np.float32),
+                whole=whole,
+                angles_deg=angles_deg,
+                pixels=picture.pixels,
+            )
             self._launch(device, place, len(boxes))
             place.done.record(place.stream)
             self.copies.frames += 1
@@ -170,38 +205,30 @@ class CudaFaceStage:
         self.copies.scores_bytes += scores.nbytes
         return scores
 
-    def _staged(self, device: CudaDevice, place: CudaPlace, image_bgr: NDArray[np.uint8]) -> HostBuffer:
+    def _staged(self, device: CudaDevice, place: CudaPlace, memory: NDArray[np.uint8]) -> HostBuffer:
         """A picture that was decoded elsewhere, such as one of a folder, in pinned memory."""
-        if place.staging is None or place.staging.array.shape != image_bgr.shape:
-            place.staging = device.pinned(image_bgr.shape, np.uint8, mapped=True)
-        self._pictures.copy_in(place.staging.array, image_bgr)
+        if place.staging is None or place.staging.array.shape != memory.shape:
+            place.staging = device.pinned(memory.shape, np.uint8, mapped=True)
+        self._pictures.copy_in(place.staging.array, memory)
         return place.staging
 
     def _copied(
-        self,
-        device: CudaDevice,
-        place: CudaPlace,
-        source: HostBuffer,
-        image_bgr: NDArray[np.uint8],
-        boxes: Sequence[NDArray[np.float32]],
-        whole: bool,
+        self, device: CudaDevice, place: CudaPlace, source: HostBuffer, picture: RawPicture, rows: tuple[int, int]
     ) -> int:
-        """Queue a copy of the rows that hold faces to where they lie in the whole picture; the picture's address."""
+        """Queue a copy of rows to where they lie in the whole picture; the picture's address."""
         if place.picture is None or place.picture.nbytes < source.nbytes:
             place.picture = device.allocate(source.nbytes)
-        height, width = image_bgr.shape[:2]
-        top, bottom = (0, height) if whole else rows_with_faces(boxes, self._spec.margin, height)
-        first, nbytes = top * width * 3, (bottom - top) * width * 3
-        device.copy_to_device(place.picture.pointer + first, source, nbytes, place.stream, offset=first)
+        for first, nbytes in picture.parts(*rows):
+            device.copy_to_device(place.picture.pointer + first, source, nbytes, place.stream, offset=first)
+            self.copies.to_device_bytes += nbytes
         self.copies.to_device += 1
-        self.copies.to_device_bytes += nbytes
         return place.picture.pointer
 
     def _launch(self, device: CudaDevice, place: CudaPlace, n: int) -> None:
         """The work after the pixels have arrived: call by call at first, then as a graph."""
-        if n != place.n:
-            place.n, place.steady, place.graph = n, 0, None
-        if self.graphs and place.graph is None and place.steady == STEADY:
+        graph, seen = place.graphs.get(n), place.seen.get(n, 0)
+        place.seen[n] = seen + 1
+        if self.graphs and graph is None and seen == STEADY:
             device.begin_capture(place.stream)
             try:
                 self._enqueue(place, n)
@@ -209,13 +236,12 @@ class CudaFaceStage:
                 with contextlib.suppress(DeviceError):
                     device.end_capture(place.stream)
                 raise
-            place.graph = device.end_capture(place.stream)
-        place.steady += 1
-        if place.graph is not None:
-            place.graph.launch(place.stream)
-            self.replays += 1
-        else:
+            graph = place.graphs[n] = device.end_capture(place.stream)
+        if graph is None:
             self._enqueue(place, n)
+            return
+        graph.launch(place.stream)
+        self.replays += 1
 
     def _enqueue(self, place: CudaPlace, n: int) -> None:
         place.kernels.preprocess(place.slot.input_pointer, n, place.stream)
@@ -243,13 +269,21 @@ class CudaFaceStage:
             self.close()
 
 
-def rows_with_faces(boxes: Sequence[NDArray[np.float32]], margin: float, height: int) -> tuple[int, int]:
+def rows_with_faces(
+    boxes: Sequence[NDArray[np.float32]], margin: float, height: int, angles_deg: Sequence[float] = ()
+) -> tuple[int, int]:
     """The rows of a picture, [top, bottom), that cropping these boxes reads: at least one."""
     top, bottom = height, 0
-    for box in boxes:
+    for index, box in enumerate(boxes):
         _, first, side = square_around(box, margin)
+        last = first + side - 1
+        if len(angles_deg) and angles_deg[index]:
+            angle, middle = math.radians(angles_deg[index]), (first + last) / 2
+            reach = (abs(math.sin(angle)) + abs(math.cos(angle))) * (side - 1) / 2 + TURN_ROUNDING
+            # A turned square's pixels are blended from two rows each.
+            first, last = math.floor(middle - reach), math.floor(middle + reach) + 1
         top = min(top, max(0, min(first, height - 1)))
-        bottom = max(bottom, max(0, min(first + side - 1, height - 1)) + 1)
+        bottom = max(bottom, max(0, min(last, height - 1)) + 1)
     return top, bottom
 
 

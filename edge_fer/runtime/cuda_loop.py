@@ -13,6 +13,7 @@ from edge_fer.cuda.failures import NoSuchDevice, no_such_device
 from edge_fer.cuda.lane import Lane
 from edge_fer.cuda.open import DEFAULT_ADAPTER, open_device
 from edge_fer.cuda.pinned_pictures import PinnedPictures
+from edge_fer.runtime.cuda_detector import CudaLevel
 from edge_fer.runtime.cuda_face_stage import CudaFaceStage
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -35,13 +36,13 @@ def parse_device(text: str) -> tuple[str, int] | None:
 
 
 class CudaLoop:
-    """A device for the loop: ``pictures`` is the memory that its frames lie in."""
+    """A device for the loop: ``pictures`` is the memory that its frames lie in, ``lane`` how its threads take turns."""
 
     def __init__(self, device: CudaDevice) -> None:
         self.device = device
         self.copies = Copies()
-        self._lane = Lane(device)
-        self.pictures = PinnedPictures(self._lane, self.copies)
+        self.lane = Lane(device)
+        self.pictures = PinnedPictures(self.lane, self.copies)
 
     def stage(self, engine: Engine) -> CudaFaceStage:
         """The face stage for an engine on this device. A context manager, to be left before the engine is closed.
@@ -49,16 +50,29 @@ class CudaLoop:
         Raises:
             DeviceError: the engine cannot work where the data lies.
         """
-        if not isinstance(engine, DeviceEngine):
-            raise DeviceError(
-                f"An engine of {engine.manifest.backend} takes no addresses on the GPU.",
-                fix=f"Use --backend {BACKEND}, or leave --device out.",
-            )
-        return CudaFaceStage(self._lane, engine, self.pictures, self.copies, graphs=self.device.has_graphs)
+        graphs = self.device.has_graphs
+        return CudaFaceStage(self.lane, _on_device(engine), self.pictures, self.copies, graphs=graphs)
+
+    def level(self, engine: Engine) -> CudaLevel:
+        """What searches whole frames on this device with a detector's engine.
+
+        Raises:
+            DeviceError: the engine cannot work where the data lies, or there is no memory.
+        """
+        return CudaLevel(self.lane, _on_device(engine), self.pictures, self.copies)
 
     def close(self) -> None:
         """Frames that are still held stay valid."""
         self.device.close()
+
+
+def _on_device(engine: Engine) -> DeviceEngine:
+    if not isinstance(engine, DeviceEngine):
+        raise DeviceError(
+            f"An engine of {engine.manifest.backend} takes no addresses on the GPU.",
+            fix=f"Use --backend {BACKEND}, or leave --device out.",
+        )
+    return engine
 
 
 def open_cuda_loop(adapter: str, index: int) -> CudaLoop:

@@ -78,6 +78,10 @@ class FaceFinder:
         for track, box in zip(self._shown, boxes, strict=True):
             way = np.abs(box - track.box_xyxy).max() / max(1.0, float(box[2] - box[0]))
             motion, track.box_xyxy = max(motion, float(way)), box
+        if (angles := self._follower.angles_deg) is not None:
+            for track, seen, angle in zip(self._shown, found, angles, strict=True):
+                if seen:
+                    track.angle_deg = float(angle)
         cost_ms = 1e3 * (time.perf_counter() - began)
         self._follow_ms.add(cost_ms)
         self.schedule.followed(cost_ms, len(boxes), motion)

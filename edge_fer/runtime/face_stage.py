@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
 from edge_fer.cuda.copies import Copies
+from edge_fer.cuda.raw_picture import RawPicture
 from edge_fer.runtime.postprocess import softmax_into
 from edge_fer.runtime.preprocess import FaceCropper
 
@@ -38,13 +39,23 @@ class FaceStage(Protocol):
         ...
 
     def prepare(
-        self, place: Any, image_bgr: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]], *, whole: bool
+        self,
+        place: Any,
+        image_bgr: NDArray[np.uint8],
+        boxes: Sequence[NDArray[np.float32]],
+        *,
+        whole: bool,
+        angles_deg: Sequence[float] = (),
+        raw: RawPicture | None = None,
     ) -> None:
         """Begin with up to ``max_batch`` faces of a frame, which must stay as it is until their scores are there.
 
         Args:
             boxes: float32 (4,) each: left, top, right, bottom in pixels.
             whole: the frame is the face, and its box is not looked at.
+            angles_deg: how far each face's eyes are off level, clockwise; empty: not at all. Only a contract whose
+                alignment is ``eyes`` takes them.
+            raw: the same frame as its source delivered it, where that is not BGR and a GPU can read it.
         """
         ...
 
@@ -83,12 +94,21 @@ class HostFaceStage:
         return ()
 
     def prepare(
-        self, place: HostPlace, image_bgr: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]], *, whole: bool
+        self,
+        place: HostPlace,
+        image_bgr: NDArray[np.uint8],
+        boxes: Sequence[NDArray[np.float32]],
+        *,
+        whole: bool,
+        angles_deg: Sequence[float] = (),
+        raw: RawPicture | None = None,
     ) -> None:
         """See :class:`FaceStage`."""
-        for row, box in zip(place.slot.inputs[INPUT], boxes, strict=False):
+        for index, (row, box) in enumerate(zip(place.slot.inputs[INPUT], boxes, strict=False)):
             if whole:
                 place.cropper.whole_into(row, image_bgr)
+            elif len(angles_deg):
+                place.cropper.crop_into(row, image_bgr, box, angles_deg[index])
             else:
                 place.cropper.crop_into(row, image_bgr, box)
 

@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_fer.cuda.raw_picture import RawPicture
+
 
 class Frame:
     """One picture and when it was taken. Whoever keeps it beyond its own stage retains it, and releases it once.
@@ -23,15 +25,17 @@ class Frame:
         index: position in the source, counting frames that were dropped too.
         captured_ns: ``time.perf_counter_ns()`` when the picture was complete in memory.
         time_ms: position in the source: media time of a file, time since the first frame of a camera.
+        raw: the same picture as it was delivered, where that is not BGR and a GPU reads it by itself.
     """
 
-    __slots__ = ("_count", "_lock", "_pool", "captured_ns", "image_bgr", "index", "time_ms")
+    __slots__ = ("_count", "_lock", "_pool", "captured_ns", "image_bgr", "index", "raw", "time_ms")
 
     def __init__(self, image_bgr: NDArray[np.uint8], pool: FramePool | None = None) -> None:
         self.image_bgr = image_bgr
         self.index = 0
         self.captured_ns = 0
         self.time_ms = 0.0
+        self.raw: RawPicture | None = None
         self._pool = pool
         self._count = 1
         self._lock = threading.Lock()
@@ -76,7 +80,7 @@ class PictureMemory(Protocol):
     """Where the pictures of a pool lie, when that is not just anywhere: where a GPU reads them itself. Any thread."""
 
     def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """A picture of (height, width, 3), C-contiguous; its contents are anything."""
+        """A picture of this shape, C-contiguous; its contents are anything."""
         ...
 
     def copy_in(self, target: NDArray[np.uint8], image_bgr: NDArray[np.uint8]) -> None:

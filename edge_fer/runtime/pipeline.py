@@ -23,66 +23,40 @@ from numpy.typing import NDArray
 
 from edge_fer.core.engine import Engine
 from edge_fer.core.errors import EdgeFerError
-from edge_fer.cuda.copies import Copies
 from edge_fer.runtime.backoff import Backoff
 from edge_fer.runtime.detection_schedule import DetectionSchedule
-from edge_fer.runtime.detectors.base import FaceDetector
+from edge_fer.runtime.detectors.base import FaceDetector, require_eyes
 from edge_fer.runtime.face_finder import FaceFinder
 from edge_fer.runtime.face_stage import IN_FLIGHT, FaceStage, HostFaceStage
 from edge_fer.runtime.frames import Frame, FrameSource, ReportsState
+from edge_fer.runtime.loop_stats import LoopStats
 from edge_fer.runtime.region_search import Follower, open_follower
 from edge_fer.runtime.results import FaceResult, FrameResult, Sink, StopRun
 from edge_fer.runtime.sink_runner import QUEUE, SinkRunner
-from edge_fer.runtime.timing import Average, Reservoir
+from edge_fer.runtime.timing import Average
 from edge_fer.runtime.tracking import Track, Tracker
 
 READ_TIMEOUT_S = 10.0
-STAGES = ("wait", "detect", "follow", "crop", "infer", "track")
 POLL_S = 0.2
+PAUSE_S = 1.0
+"""A gap between frames from which on, if it is also ten times the usual, the rate is counted anew."""
 BREAKS = (EdgeFerError, RuntimeError, cv2.error)
 """What a detector or an engine may throw at one frame and work again at the next; everything else is a bug of ours."""
-
-
-@dataclass
-class LoopStats:
-    """Counts and times of one run.
-
-    Every frame of the source is counted once: ``frames`` were labelled, ``dropped`` came too late, for ``failed`` the
-    detector or the engine broke. ``retries``: attempts that were repeated on the frame of a source that can wait.
-    ``copies``: of frames, on a GPU.
-    """
-
-    frames: int = 0
-    frames_with_faces: int = 0
-    faces: int = 0
-    dropped: int = 0
-    failed: int = 0
-    retries: int = 0
-    detections: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    first_label_ms: float | None = None
-    copies: Copies | None = None
-    age: Reservoir = field(default_factory=Reservoir)
-    stages: dict[str, Reservoir] = field(default_factory=lambda: {name: Reservoir() for name in STAGES})
-
-    @property
-    def fps(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
 class _Found:
     """A frame on its way from finder to labeller, with the place of the face stage that has its first faces.
 
-    ``boxes`` are those of this frame: the tracks' own move on while it is labelled. ``tracks`` is ``None`` when the
-    detector broke.
+    ``boxes`` and ``angles_deg`` are those of this frame: the tracks' own move on while it is labelled. The angles are
+    empty where the contract does not level eyes. ``tracks`` is ``None`` when the detector broke.
     """
 
     frame: Frame
     place: Any
     tracks: list[Track] | None
     boxes: list[NDArray[np.float32]]
+    angles_deg: list[float] = field(default_factory=list)
 
 
 class Pipeline:
@@ -116,6 +90,8 @@ class Pipeline:
         if isinstance(source, ReportsState):
             source.on_state = on_state
         model = engine.manifest.classifier
+        require_eyes(detector, model)
+        self._levels = model.preprocess.alignment == "eyes"
         self._labels = model.labels
         self.stage: FaceStage = stage or HostFaceStage(engine)
         self._max_faces = engine.manifest.max_batch
@@ -124,7 +100,7 @@ class Pipeline:
         self._finder = FaceFinder(
             detector,
             self.tracker,
-            follower or open_follower(detector),
+            follower or open_follower(detector, eyes=self._levels),
             DetectionSchedule(1 if detector.whole_frame else detect_every, live=self._live),
             continuous=source.info.continuous,
             detect_ms=self.stats.stages["detect"],
@@ -140,6 +116,7 @@ class Pipeline:
         self._ready: queue.SimpleQueue[_Found | BaseException | None] = queue.SimpleQueue()
         self._find_s, self._infer_s = Average(), Average()
         self._infer_began = 0.0
+        self._interval_s = Average(0.1)
         self._detecting = Backoff("Face detection", fix="Try another one with --detector.")
         self._inferring = Backoff("Inference", fix="Try another --backend or --precision.")
 
@@ -206,7 +183,10 @@ class Pipeline:
             loop()
         failure = failures[0] if failures else None
         stats.seconds = time.perf_counter() - began
-        stats.dropped, stats.failed, stats.detections = self.dropped, self.failed, self.detections
+        # A live source goes on counting until it is closed: what it has dropped is read once.
+        never_read = self._source.dropped
+        stats.frames_in, stats.dropped = self._taken + never_read, never_read + self._unlabelled
+        stats.failed, stats.detections = self.failed, self.detections
         for runner in self.runners:
             try:
                 runner.finish(complete=failure is None)
@@ -230,6 +210,7 @@ class Pipeline:
                 self._await_turn()
                 began = time.perf_counter()
                 if (frame := self._source.read(READ_TIMEOUT_S)) is None:
+                    self.stats.exhausted = not self._stopping
                     break
                 self.stats.stages["wait"].add(1e3 * (time.perf_counter() - began))
                 self._taken += 1
@@ -269,18 +250,19 @@ class Pipeline:
                     return _Found(frame, place, None, [])
         self._works(self._detecting)
         boxes = [track.box_xyxy for track in tracks]
+        angles = [track.angle_deg for track in tracks] if self._levels else []
         if boxes:
             crop_began = time.perf_counter()
-            self._prepare(place, frame, boxes[: self._max_faces])
+            self._prepare(place, frame, boxes[: self._max_faces], angles[: self._max_faces])
             now = time.perf_counter()
             self.stats.stages["crop"].add(1e3 * (now - crop_began))
             self._find_s.add(now - began)
-        return _Found(frame, place, list(tracks), boxes)
+        return _Found(frame, place, list(tracks), boxes, angles)
 
     # The labeller's thread.
 
     def _label_all(self, began: float, max_frames: int | None) -> None:
-        stats, previous, fps = self.stats, time.perf_counter(), 0.0
+        stats, previous = self.stats, time.perf_counter()
         finder = threading.Thread(target=self._find_all, args=(max_frames,), name="find", daemon=True)
         finder.start()
         try:
@@ -303,8 +285,7 @@ class Pipeline:
                     stats.frames_with_faces += bool(faces)
                     if faces and stats.first_label_ms is None:
                         stats.first_label_ms = 1e3 * (now - began)
-                    rate = 1.0 / max(now - previous, 1e-6)
-                    fps, previous = (0.9 * fps + 0.1 * rate if fps else rate), now
+                    fps, previous = self._rate(now - previous), now
                     result = FrameResult(found.frame, faces, self._labels, age_ms, fps)
                     for runner in self.runners:
                         runner.offer(result)
@@ -315,6 +296,15 @@ class Pipeline:
             raise
         finally:
             self._end_finder(finder)
+
+    def _rate(self, interval_s: float) -> float:
+        """Frames a second, from the mean interval: one short interval among long ones does not make a fast loop."""
+        known = self._interval_s.value
+        if self.stats.frames == 1 or (known and interval_s > max(PAUSE_S, 10 * known)):
+            self._interval_s = Average(0.1)  # the start, or a camera that was away
+        else:
+            self._interval_s.add(max(interval_s, 1e-6))
+        return 1.0 / self._interval_s.value if self._interval_s.value else 0.0
 
     def _next(self) -> _Found | None:
         """The next found frame, ``None`` at the end. Never blocks for long: a signal must be heard on every system."""
@@ -364,7 +354,7 @@ class Pipeline:
             part, boxes = tracks[first : first + step], found.boxes[first : first + step]
             began = time.perf_counter()
             if first:  # more faces than a place holds: the finder has prepared the first ones
-                self._prepare(found.place, found.frame, boxes)
+                self._prepare(found.place, found.frame, boxes, found.angles_deg[first : first + step])
             self._infer_began = self._infer_began or began
             scores = self.stage.scores(found.place, len(part))
             inferred = time.perf_counter()
@@ -379,8 +369,11 @@ class Pipeline:
 
     # What both threads share.
 
-    def _prepare(self, place: Any, frame: Frame, boxes: Sequence[NDArray[np.float32]]) -> None:
-        self.stage.prepare(place, frame.image_bgr, boxes, whole=self._detector.whole_frame)
+    def _prepare(
+        self, place: Any, frame: Frame, boxes: Sequence[NDArray[np.float32]], angles_deg: Sequence[float]
+    ) -> None:
+        whole = self._detector.whole_frame
+        self.stage.prepare(place, frame.image_bgr, boxes, whole=whole, angles_deg=angles_deg, raw=frame.raw)
 
     def _result(self, track: Track, box: NDArray[np.float32]) -> FaceResult:
         left, top, right, bottom = (float(value) for value in box)

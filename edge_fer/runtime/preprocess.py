@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.core.errors import BadInputError
 from edge_fer.core.faces import square_around
 from edge_fer.core.spec import PreprocessSpec
 
-__all__ = ["FaceCropper", "face_pixels", "normalise_into", "resize", "square_around", "to_colour"]
+__all__ = ["FaceCropper", "face_pixels", "levelling", "normalise_into", "resize", "square_around", "to_colour"]
 
 
 def to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
@@ -45,8 +44,22 @@ def normalise_into(out: NDArray[np.float32], pixels: NDArray[np.uint8], spec: Pr
         out[channel] -= np.float32(spec.mean[channel] / spec.std[channel])
 
 
+def levelling(box_xyxy: NDArray[np.float32], margin: float, angle_deg: float) -> tuple[NDArray[np.float64], int]:
+    """How a face whose eyes are ``angle_deg`` off level, clockwise, is cut: its square turned back about its centre.
+
+    Returns:
+        float64 (2, 3), which takes a picture's pixels to the square's (for ``cv2.warpAffine``, linear, the border
+        repeated), and the square's side. At 0 degrees this copies the square that :func:`square_around` gives.
+    """
+    left, top, side = square_around(box_xyxy, margin)
+    turn = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle_deg, 1.0)
+    turn[:, 2] -= (left, top)
+    return np.asarray(turn, dtype=np.float64), side
+
+
 class FaceCropper:
     """Box -> square with the contract's margin -> resize, colour, normalise, straight into a row of an engine's slot.
+    Under a contract that wants level eyes the square is turned by the angle that comes with the box.
 
     Parts of the square outside the frame repeat its border. A square inside the frame is a view of it: nothing is
     copied before the resize. Everything in between lives in buffers that are kept and only grow with the largest face,
@@ -55,12 +68,6 @@ class FaceCropper:
     """
 
     def __init__(self, spec: PreprocessSpec) -> None:
-        """Raises ``BadInputError`` for a contract that this version cannot honour."""
-        if spec.alignment != "none":
-            raise BadInputError(
-                f"The model wants faces aligned by {spec.alignment}, which the loop cannot do in this version.",
-                fix="Run a model that was trained without alignment.",
-            )
         self._spec = spec
         ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
         table = np.empty((spec.channels, 16, 16), np.float32)
@@ -74,8 +81,31 @@ class FaceCropper:
         """Write a frame that *is* a face crop, as evaluation does: no margin, no square."""
         self._finish(out, image_bgr)
 
-    def crop_into(self, out: NDArray[np.float32], image_bgr: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> None:
-        """Write float32 (C, H, W) for one box of a uint8 (H, W, 3) BGR frame."""
+    def crop_into(
+        self,
+        out: NDArray[np.float32],
+        image_bgr: NDArray[np.uint8],
+        box_xyxy: NDArray[np.float32],
+        angle_deg: float = 0.0,
+    ) -> None:
+        """Write float32 (C, H, W) for one box of a uint8 (H, W, 3) BGR frame.
+
+        Args:
+            angle_deg: how far the eyes are off level, clockwise (:func:`edge_fer.core.faces.eye_angles_deg`). The face
+                is turned at the picture's own scale, so that shrinking it averages over its pixels.
+
+        Raises:
+            ValueError: an angle for a contract that does not align faces.
+        """
+        if angle_deg:
+            if self._spec.alignment != "eyes":
+                raise ValueError("this contract does not level the eyes")
+            turn, side = levelling(box_xyxy, self._spec.margin, angle_deg)
+            turned = self._bordered.take(side, side, 3)
+            border = cv2.BORDER_REPLICATE
+            cv2.warpAffine(image_bgr, turn, (side, side), dst=turned, flags=cv2.INTER_LINEAR, borderMode=border)
+            self._finish(out, turned)
+            return
         left, top, side = square_around(box_xyxy, self._spec.margin)
         height, width = image_bgr.shape[:2]
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)

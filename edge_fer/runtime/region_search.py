@@ -1,10 +1,9 @@
 """Where the faces of the last picture are in this one, without searching all of it.
 
-Between two full detections a face is only looked for around its last box. A detector that can search small regions does
-it itself (:class:`NearSearch`). For all others the box is carried along by the motion of the pixels inside it
-(:class:`FlowSearch`), which measures better than running them on enlarged crops: on a 720p clip Haar lost the face in a
-third of its crops and moved its edges by 10 % from frame to frame, where the flow moved them by 1.5 % at an eighth of
-the time (docs/decisions/0012).
+Between two full detections the box is carried along by the motion of the pixels inside it (:class:`FlowSearch`). That
+measures better than searching again around the last box, even by a detector that can search small regions itself
+(:class:`NearSearch`): the box trembles a third as much, in two thirds of the time (docs/decisions/0012). Only where a
+contract levels the eyes is that search used, because it sees the eyes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.core.faces import Faces, iou
+from edge_fer.core.faces import Faces, eye_angles_deg, iou
 from edge_fer.runtime.detectors.base import FaceDetector
 
 PATCH = 64
@@ -42,7 +41,14 @@ _CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
 
 
 class Follower(Protocol):
-    """Carries boxes from frame to frame. ``see`` and ``follow`` get the frames in order, from one thread."""
+    """Carries boxes from frame to frame. ``see`` and ``follow`` get the frames in order, from one thread.
+
+    Attributes:
+        angles_deg: float32 (n,), how far the eyes are off level where the last ``follow`` found the faces; ``None`` of
+            a follower that sees no eyes.
+    """
+
+    angles_deg: NDArray[np.float32] | None
 
     def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
         """A full detection has placed these boxes, float32 (n, 4), in this picture: go on from here."""
@@ -65,9 +71,9 @@ class RegionDetector(Protocol):
         ...
 
 
-def open_follower(detector: FaceDetector) -> Follower:
-    """The detector's own region search where it has one, else optical flow."""
-    return NearSearch(detector) if isinstance(detector, RegionDetector) else FlowSearch()
+def open_follower(detector: FaceDetector, *, eyes: bool = False) -> Follower:
+    """Optical flow; where the eyes must be known on every frame, the detector's own region search if it has one."""
+    return NearSearch(detector) if eyes and isinstance(detector, RegionDetector) else FlowSearch()
 
 
 class NearSearch:
@@ -76,14 +82,19 @@ class NearSearch:
     def __init__(self, detector: RegionDetector) -> None:
         self._detector = detector
         self._boxes = np.zeros((0, 4), np.float32)
+        self.angles_deg: NDArray[np.float32] | None = None
 
     def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
         self._boxes = boxes_xyxy
 
     def follow(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         boxes, found = self._boxes.copy(), np.zeros(len(self._boxes), bool)
+        self.angles_deg = None
         if len(boxes):
-            near = self._detector.detect_near(image_bgr, self._boxes).boxes_xyxy
+            faces = self._detector.detect_near(image_bgr, self._boxes)
+            near, angles = faces.boxes_xyxy, eye_angles_deg(faces)
+            if faces.landmarks is not None:
+                self.angles_deg = np.zeros(len(boxes), np.float32)
             overlaps = iou(near, self._boxes)
             taken = np.zeros(len(near), bool)
             for flat in np.argsort(-overlaps, axis=None, kind="stable"):
@@ -92,6 +103,8 @@ class NearSearch:
                     break
                 if not taken[face] and not found[place]:
                     boxes[place], taken[face], found[place] = near[face], True, True
+                    if self.angles_deg is not None:
+                        self.angles_deg[place] = angles[face]
         self._boxes = boxes
         return boxes, found
 
@@ -113,6 +126,7 @@ class FlowSearch:
         self._shape: tuple[int, ...] = ()
         self._colour = np.empty((0, PATCH, 3), np.uint8)
         self._before = self._now = np.empty((0, PATCH), np.uint8)
+        self.angles_deg: NDArray[np.float32] | None = None
 
     def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
         self._boxes, self._shape = boxes_xyxy, image_bgr.shape

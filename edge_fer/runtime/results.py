@@ -62,7 +62,7 @@ class FrameResult:
         frame: its picture is drawn on by the first sink that shows it (``annotate.annotated``): a sink that wants the
             pixels as they were taken cannot be served beside one that shows them.
         age_ms: from the picture being complete in memory to its labels being known.
-        fps: the loop's rate, averaged over about ten frames.
+        fps: the loop's rate over about ten frames; 0 for the first one.
         drawn: see ``annotate.annotated``.
     """
 

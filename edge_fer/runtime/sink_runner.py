@@ -7,13 +7,15 @@ import queue
 import threading
 import time
 
-from edge_fer.core.errors import EdgeFerError
+from edge_fer.core.errors import DeviceError
 from edge_fer.runtime.results import FrameResult, Sink, StopRun
 
 QUEUE = 3
 """Results that may wait before a sink."""
 SINK_TIMEOUT_S = 30.0
 """A lossless sink that takes longer for one result hangs, and ends the run instead of stopping it for ever."""
+FINISH_TIMEOUT_S = 10.0
+"""For what waits before a sink when the run is over, and for closing it."""
 SERVE_S = 0.02
 
 
@@ -22,7 +24,7 @@ class SinkRunner:
 
     def __init__(self, sink: Sink, *, may_drop: bool) -> None:
         self.sink, self.dropped, self.written = sink, 0, 0
-        self.finish_timeout_s, self.write_timeout_s = 10.0, SINK_TIMEOUT_S
+        self.finish_timeout_s, self.write_timeout_s = FINISH_TIMEOUT_S, SINK_TIMEOUT_S
         self._error: list[BaseException] = []
         self._may_drop, self._complete = may_drop, True
         self._queue: queue.Queue[FrameResult | None] = queue.Queue(QUEUE)
@@ -74,6 +76,12 @@ class SinkRunner:
         if (error := self.failure()) is not None:
             raise error
 
+    def _hanging(self) -> DeviceError:
+        return DeviceError(
+            f"The output {self.sink.name} hangs; it was abandoned.",
+            fix="Does anybody read it, and is its disk still there?",
+        )
+
     def offer(self, result: FrameResult) -> None:
         """Queue a result; when the queue is full, drop it or wait for room."""
         self._raise_failure()
@@ -93,13 +101,14 @@ class SinkRunner:
                     self._raise_failure()
                 if time.perf_counter() > end:
                     result.frame.release()
-                    raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.") from None
+                    raise self._hanging() from None
 
     def finish(self, *, complete: bool) -> None:
         """Let the queue run empty, then close the sink. A sink that hangs is left behind after the time-out.
 
         Raises:
-            EdgeFerError: it hangs, or it failed.
+            DeviceError: it hangs.
+        EdgeFerError: it failed.
         """
         end = time.perf_counter() + self.finish_timeout_s
         self._complete = complete
@@ -114,6 +123,6 @@ class SinkRunner:
             self._queue.put(None, timeout=self.finish_timeout_s)
         self._thread.join(max(0.0, end - time.perf_counter()))
         if self._thread.is_alive():
-            raise EdgeFerError(f"The output {self.sink.name} hangs; it was abandoned.")
+            raise self._hanging()
         if not isinstance(self.failure(), StopRun):
             self._raise_failure()

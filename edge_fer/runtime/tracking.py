@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.core.faces import Faces, iou
+from edge_fer.core.faces import Faces, eye_angles_deg, iou
 
 MATCH_IOU = 0.3
 UNCERTAIN_BELOW = 0.40
@@ -24,6 +24,7 @@ class Track:
     Attributes:
         track: number that stays with the face, from 1.
         box_xyxy: float32 (4,), where it was last seen.
+        angle_deg: how far its eyes are off level, clockwise; 0 where the detector tells no landmarks.
         scores: float32 (classes,), smoothed.
         label: index of the shown class.
         uncertain: the shown class has less than the threshold.
@@ -46,6 +47,7 @@ class Track:
     first_ms: float = 0.0
     last_ms: float = 0.0
     score_sum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    angle_deg: float = 0.0
 
 
 class Tracker:
@@ -70,7 +72,8 @@ class Tracker:
     def associate(self, faces: Faces, *, settle: float = 1.0) -> list[Track]:
         """Assign every detected face to a track, old or new; the result is in the faces' order.
 
-        ``settle``: how far a known face's box goes from where it was to where it was detected, above 0 to 1.
+        ``settle``: how far a known face's box and its eyes' angle go from what they were to what was detected, above 0
+        to 1.
         """
         assigned: list[Track | None] = [None] * len(faces)
         overlaps = iou(faces.boxes_xyxy, np.array([t.box_xyxy for t in self.tracks], np.float32).reshape(-1, 4))
@@ -83,11 +86,14 @@ class Tracker:
                 assigned[face], free[place] = self.tracks[place], False
         for track, unmatched in zip(self.tracks, free, strict=True):
             track.missed += int(unmatched)
-        result = []
+        result, angles = [], eye_angles_deg(faces)
         for face, found in enumerate(assigned):
             track, box = found or self._new(), faces.boxes_xyxy[face]
             # Always an array of its own: a frame that is still being labelled keeps the box that it was given.
             track.box_xyxy = np.array(track.box_xyxy * (1 - settle) + box * settle if found else box, np.float32)
+            # The short way round: from 170 to -170 degrees it is 20.
+            way = (float(angles[face]) - track.angle_deg + 180) % 360 - 180
+            track.angle_deg += (settle if found else 1.0) * way
             track.missed = 0
             track.detections += 1
             result.append(track)

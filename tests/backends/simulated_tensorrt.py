@@ -41,8 +41,10 @@ class Machine:
         device: a function that gives the simulated CUDA device in use.
         contexts: how many execution contexts fit into its memory.
         build_error, enqueue_error: what the library says instead of building or of running.
+        most_faces: an engine for more does not fit into its memory.
         parser_warnings: what the parser says about every file.
         built, loaded, calibrated: how often it did.
+        compiled: how often TensorRT for RTX compiled kernels for an execution context.
         flags: builder flags of the last build.
     """
 
@@ -50,10 +52,12 @@ class Machine:
     device: Callable[[], Any]
     contexts: int = 100
     build_error: str = ""
+    most_faces: int = 1 << 20
     enqueue_error: str = ""
     parser_warnings: tuple[str, ...] = ()
     built: int = 0
     loaded: int = 0
+    compiled: int = 0
     calibrated: list[np.ndarray] = field(default_factory=list)
     table_used: bool = False
     flags: set[str] = field(default_factory=set)
@@ -113,10 +117,41 @@ def make(version: str, machine: Machine) -> ModuleType:
     class IInt8EntropyCalibrator2:
         pass
 
-    class IRuntimeCache:
-        pass
+    for kind in (IProgressMonitor, IInt8EntropyCalibrator2):
+        offer(kind)
 
-    for kind in (IProgressMonitor, IInt8EntropyCalibrator2, IRuntimeCache):
+    class IRuntimeCache:
+        """What belongs to this version and driver, and the batch sizes that kernels were compiled for."""
+
+        def __init__(self) -> None:
+            self._compiled: set[int] = set()
+
+        def deserialize(self, blob: Any) -> bool:
+            mine, _, compiled = bytes(blob).decode().partition(":")
+            if mine != f"{version} {machine.info.driver_version}":
+                return False
+            self._compiled = set(json.loads(compiled))
+            return True
+
+        def serialize(self) -> bytes:
+            return f"{version} {machine.info.driver_version}:{sorted(self._compiled)}".encode()
+
+    class IRuntimeConfig:
+        def __init__(self) -> None:
+            self._strategy: Any = None
+            self._cache: Any = None
+
+        def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+            self._strategy = strategy
+
+        def create_runtime_cache(self) -> Any:
+            return IRuntimeCache()
+
+        def set_runtime_cache(self, cache: Any) -> bool:
+            self._cache = cache
+            return True
+
+    for kind in (IRuntimeCache, IRuntimeConfig):
         offer(kind)
 
     class IOptimizationProfile:
@@ -249,6 +284,9 @@ def make(version: str, machine: Machine) -> ModuleType:
             if machine.build_error:
                 self._logger.log(severity.ERROR, machine.build_error)
                 return None
+            if config._profiles[0]._shapes["input"][2][0] > machine.most_faces:
+                self._logger.log(severity.ERROR, "Error Code 2: OutOfMemory (no further information)")
+                return None
             if (calibrator := getattr(config, "int8_calibrator", None)) is not None:
                 _calibrate(calibrator, config._calibration_profile)
             if (monitor := getattr(config, "progress_monitor", None)) is not None:
@@ -301,8 +339,8 @@ def make(version: str, machine: Machine) -> ModuleType:
             self.contexts = 0
 
     class IExecutionContext:
-        def __init__(self, plan: _Loaded, logger: Any) -> None:
-            self._plan, self._logger = plan, logger
+        def __init__(self, plan: _Loaded, logger: Any, kernels: Any) -> None:
+            self._plan, self._logger, self._kernels = plan, logger, kernels
             self._addresses: dict[str, int] = {}
             self._shape: tuple[int, ...] | None = None
             self._memory = self._captured = False
@@ -327,6 +365,9 @@ def make(version: str, machine: Machine) -> ModuleType:
                 self._logger.log(severity.ERROR, "the shape is outside of the profile")
                 return False
             self._shape = tuple(shape)
+            if hasattr(module, "IRuntimeCache") and shape[0] not in self._kernels._compiled:
+                machine.compiled += 1
+                self._kernels._compiled.add(shape[0])
             return True
 
         def execute_async_v3(self, stream_handle: int) -> bool:
@@ -373,19 +414,25 @@ def make(version: str, machine: Machine) -> ModuleType:
         def create_engine_inspector(self) -> Any:
             return EngineInspector(self._plan)
 
-        def create_execution_context(self, strategy: Any) -> Any:
-            assert strategy == module.ExecutionContextAllocationStrategy.USER_MANAGED
-            return self._context()
+        def create_runtime_config(self) -> Any:
+            return IRuntimeConfig()
+
+        def create_execution_context(self, how: Any) -> Any:
+            kernels = None
+            if hasattr(module, "IRuntimeCache"):
+                how, kernels = how._strategy, how._cache
+            assert how == module.ExecutionContextAllocationStrategy.USER_MANAGED
+            return self._context(kernels)
 
         def create_execution_context_without_device_memory(self) -> Any:
-            return self._context()
+            return self._context(None)
 
-        def _context(self) -> Any:
+        def _context(self, kernels: Any) -> Any:
             if machine.contexts == 0:
                 self._logger.log(severity.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
                 return None
             machine.contexts -= 1
-            return IExecutionContext(self._plan, self._logger)
+            return IExecutionContext(self._plan, self._logger, kernels)
 
     class Runtime:
         def __init__(self, logger: Any) -> None:

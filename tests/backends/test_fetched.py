@@ -105,14 +105,15 @@ def test_no_network_is_one_sentence_with_the_way_around(store: Path, monkeypatch
     assert "--detector thing=FILE" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_the_command_says_licence_source_and_how_to_use_it(
-    address: str, store: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, address: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FILES, "yunet", remote(f"{address}/thing.onnx"))
-    done = CliRunner().invoke(app, ["fetch", "yunet"])
+    monkeypatch.setitem(FILES, name, remote(f"{address}/{Path(FILES[name].address).name}"))
+    done = CliRunner().invoke(app, ["fetch", name])
     assert done.exit_code == 0, done.output
     assert "MIT" in done.output
-    assert "edge-fer run --detector yunet" in done.output
+    assert f"edge-fer run --detector {name}" in done.output
     with pytest.raises(UsageError, match="nothing to fetch by the name 'nonsense'"):
         fetched.fetch("nonsense")
 

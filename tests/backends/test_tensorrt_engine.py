@@ -23,14 +23,14 @@ import pytest
 from simulated_tensorrt import MAGIC, VERSIONS, Machine, has, make
 
 from edge_fer.backends.canary import canary_gap
-from edge_fer.backends.choose import candidates, choose
+from edge_fer.backends.choose import candidates, choose, open_best
 from edge_fer.backends.registry import open_built_engine, open_engine, require
 from edge_fer.backends.tensorrt import library
 from edge_fer.backends.tensorrt.calibrated import TABLE_FILE, open_calibrated
 from edge_fer.backends.tensorrt.engine import TensorRtEngine
 from edge_fer.core.bundle import Bundle, open_bundle
 from edge_fer.core.engine import DeviceEngine, DeviceSlot, Engine, Slot
-from edge_fer.core.errors import BundleError, DeviceError, ProviderError, UsageError
+from edge_fer.core.errors import BundleError, DeviceError, DeviceMemoryError, ProviderError, UsageError
 from edge_fer.core.manifest import BundleManifest, read_manifest, write_manifest
 from edge_fer.cuda.device import DeviceInfo
 
@@ -256,6 +256,45 @@ def test_out_of_memory_while_building_names_what_helps(bundle: Bundle, install: 
         open_engine(bundle, backend="tensorrt", precision="int8")
 
 
+def test_a_smaller_batch_is_taken_only_if_asked_and_what_did_not_fit_is_not_tried_again(
+    bundle: Bundle, install: Install, tmp_path: Path
+) -> None:
+    machine = install("8.6.1", MX250, most_faces=2)
+
+    def opened(*, allowed: bool, said: list[str] | None = None) -> tuple[int, str]:
+        engine, reason = open_best(
+            bundle.path,
+            backend="tensorrt",
+            precision="int8",
+            allow_smaller_batch=allowed,
+            on_step=None if said is None else said.append,
+        )
+        with engine:
+            return engine.manifest.max_batch, reason
+
+    with pytest.raises(DeviceMemoryError, match=r"up to 8 faces.*--allow-smaller-batch"):
+        opened(allowed=False)
+    said: list[str] = []
+    small = 2, "the only one that runs here; 2 faces at a time, because the GPU's memory is too small for 8"
+    assert opened(allowed=True, said=said) == small
+    assert [line for line in said if "too small for" in line] == [
+        f"The GPU's memory is too small for {batch} faces at a time; trying fewer" for batch in (8, 4)
+    ]
+    built = machine.built
+    assert opened(allowed=True) == small
+    assert machine.built == built, "neither what did not fit nor what does is built again"
+    machine.most_faces = 8
+    assert opened(allowed=False) == (8, "the only one that runs here")
+    assert opened(allowed=True) == (8, "the only one that runs here"), "it has been seen to fit"
+
+
+def test_not_even_one_face_that_fits_is_one_sentence(bundle: Bundle, install: Install) -> None:
+    install("8.6.1", MX250, most_faces=0)
+    for _ in range(2):
+        with pytest.raises(DeviceMemoryError, match=r"ran out of memory .* up to 1 faces"):
+            open_best(bundle.path, backend="tensorrt", precision="int8", allow_smaller_batch=True)
+
+
 def test_out_of_memory_for_another_slot_is_told_apart(bundle: Bundle, install: Install) -> None:
     install("8.6.1", MX250, contexts=2)
     with pytest.raises(DeviceError, match=r"no memory left for another execution context.*out of memory"):
@@ -358,11 +397,15 @@ def test_what_the_parser_warns_of_stops_the_build_unless_it_means_nothing(bundle
 
 
 def test_a_bundle_without_the_form_for_tensorrt_names_the_option_that_makes_it(
-    shipped: Bundle, install: Install
+    shipped: Bundle, install: Install, tmp_path: Path
 ) -> None:
+    older = Path(shutil.copytree(shipped.path, tmp_path / "older"))
+    manifest = read_manifest(older, BundleManifest)
+    forms = tuple(form for form in manifest.variants if form.dialect != "trt")
+    write_manifest(older, manifest.model_copy(update={"variants": forms}))
     install("10.16.1")
     with pytest.raises(UsageError, match=r"no int8 form for the trt dialect.*--trt-dialect"):
-        open_engine(shipped, backend="tensorrt", precision="int8")
+        open_engine(open_bundle(older), backend="tensorrt", precision="int8")
 
 
 def test_an_engine_without_logits_to_be_held_to_is_not_used(bundle: Bundle, install: Install, tmp_path: Path) -> None:
@@ -398,6 +441,29 @@ def test_kernel_timings_are_kept_for_the_next_build_and_a_foreign_file_of_them_i
         "fp32": "18 bytes",
         "fp16": "new: the old one did not fit",
     }
+
+
+def test_kernels_that_tensorrt_for_rtx_compiles_at_a_start_are_kept_for_the_next_one(
+    bundle: Bundle, install: Install, tmp_path: Path
+) -> None:
+    def start(info: DeviceInfo = RTX3050) -> int:
+        machine = install("rtx 1.7.1", info)
+        with open_engine(bundle, backend="tensorrt", precision="int8") as engine:
+            run(engine, engine.slots[0], faces(bundle)[:3])
+        return machine.compiled
+
+    def stored() -> set[Path]:
+        return set((tmp_path / "cache" / "tensorrt-kernels").iterdir())
+
+    compiled = start()
+    assert compiled >= 2, "for one face and for three"
+    assert start() == 0
+    (kept,) = stored()
+    kept.write_bytes(b"another version: []")
+    assert start() == compiled
+    assert start() == 0
+    assert start(replace(RTX3050, driver_version=13_000)) == compiled
+    assert len(stored()) == 2
 
 
 def test_auto_knows_the_gpu_and_leaves_it_out_where_the_library_does_not_load(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edge_fer.bench.camera import CameraResult, Spread, Window
 from edge_fer.bench.conditions import Conditions
 from edge_fer.bench.device import Machine
 from edge_fer.bench.measure import Outcome
-from edge_fer.bench.plan import Case, Plan
+from edge_fer.bench.plan import CameraPlan, Case, Plan
 from edge_fer.bench.results import BenchResult, Surroundings, summarise
 
 PLAN = Plan.model_validate(
@@ -34,6 +35,28 @@ MACHINE = Machine(
 )
 QUIET = Conditions(clock_mhz=2600.0, load_1m=0.1, temperature_c=45.0, noise=())
 AROUND = Surroundings(machine=MACHINE, before=QUIET, after=QUIET, clock_overhead_us=0.1)
+
+SPREAD = Spread(mean=2.0, p50=1.9, p90=2.5, p99=4.0, maximum=9.0)
+CAMERA = CameraResult(
+    plan=CameraPlan(),
+    camera="synthetic camera clip.mp4 at 30 fps, 960x540",
+    engine="m, openvino int8, 1 threads",
+    detector="haar",
+    frames=600,
+    dropped=3,
+    faces=600,
+    seconds=20.0,
+    labelled_fps=30.0,
+    cpu_ms_per_frame=12.0,
+    age=SPREAD,
+    stages={"wait": SPREAD, "detect": SPREAD, "infer": SPREAD},
+    copies_per_frame=0.0,
+    notes=("Copies of a frame with faces: 0.00.",),
+    windows=tuple(
+        Window(start_s=i, frames=30, fps=fps, age_p50_ms=2, age_p99_ms=4, clock_mhz=mhz, temperature_c=50 + i)
+        for i, (fps, mhz) in enumerate([(30, 3600), (30, 3500), (28, 3000), (24, 2600), (24, 2500), (23, 2500)])
+    ),
+)
 
 
 def outcome(

@@ -13,9 +13,9 @@ from made_results import outcome, result
 from typer.testing import CliRunner
 
 from edge_fer.backends.child import ChildFailed
+from edge_fer.bench.markdown import to_markdown
 from edge_fer.bench.measure import Worker, run_plan
 from edge_fer.bench.plan import Plan
-from edge_fer.bench.report import to_markdown
 from edge_fer.bench.results import read_json, summarise, write_json
 from edge_fer.bench.worker import measure
 from edge_fer.cli.main import app
@@ -155,11 +155,22 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "untrained" in done.output.lower()
+    assert "round 1 of 1 …" in done.stderr, "a log of a long run is not silent"
     written = read_json(json)
     assert [case.error for case in written.cases] == [""] * 4
     assert written.untrained == ("small",)
     assert "edge-fer bench --plan" in markdown.read_text()
     assert "| edge-fer-compact | ORT int8 |" in markdown.read_text()
+
+
+def test_when_nothing_could_be_measured_the_command_fails_after_writing_why(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    done = CliRunner().invoke(
+        app, ["bench", "--model", "no-such-net", "--run", "onnxruntime:fp32", "--json", str(path)]
+    )
+    assert done.exit_code != 0
+    assert "None of the 1 cases could be measured" in f"{done.output} {done.exception}"
+    assert "no-such-net" in read_json(path).cases[0].error
 
 
 @pytest.mark.slow

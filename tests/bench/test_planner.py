@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_results import CAMERA
 from typer.testing import CliRunner
 
+from edge_fer.bench.camera import CameraResult
+from edge_fer.bench.crowd import crowd_frames
 from edge_fer.bench.detector_timing import DetectorTiming
-from edge_fer.bench.planner import HEADROOM, LONGEST_INTERVAL, EngineTiming, Setup, choose_setup, frame_ms
+from edge_fer.bench.plan import CameraPlan
+from edge_fer.bench.planner import PlanReport, try_out
+from edge_fer.bench.setups import HEADROOM, LONGEST_INTERVAL, EngineTiming, Setup, frame_ms, rank_setups
 from edge_fer.cli.main import app
 from edge_fer.core.errors import BadInputError, DeviceError
+from edge_fer.runtime.detectors.base import open_detector
 from edge_fer.runtime.run_config import RunConfig, read_run_config, write_run_config
 
 
@@ -27,7 +34,7 @@ def detector(ms: float | None, name: str = "own", error: str = "") -> DetectorTi
 
 
 def chosen(engines: list[EngineTiming], detectors: list[DetectorTiming], **changes: object) -> Setup:
-    return choose_setup(engines, detectors, **{"budget_ms": 33.0, "faces": 4, **changes})  # type: ignore[arg-type]
+    return rank_setups(engines, detectors, **{"budget_ms": 33.0, "faces": 4, **changes})[0]  # type: ignore[arg-type]
 
 
 def test_accuracy_comes_before_speed() -> None:
@@ -101,6 +108,55 @@ def test_a_choice_fits_and_nothing_that_fits_is_clearly_more_accurate(
     assert all((way.top1 or 0) <= (setup.engine.top1 or 0) + 0.00501 for way in ways if fits(way))
 
 
+def tried(*drops: int) -> tuple[PlanReport, list[CameraPlan]]:
+    """The planner's trial with a loop that drops so many of 180 frames, run by run."""
+    setups = rank_setups([engine(12.0)], [detector(20.0)], budget_ms=33.0, faces=4)
+    report = PlanReport(
+        budget_ms=33.0,
+        faces=4,
+        min_accuracy=None,
+        setup=setups[0],
+        engines=(engine(12.0),),
+        detectors=(detector(20.0),),
+    )
+    asked: list[CameraPlan] = []
+
+    def loop(plan: CameraPlan) -> CameraResult:
+        asked.append(plan)
+        dropped = drops[len(asked) - 1]
+        return CAMERA.model_copy(update={"dropped": dropped, "frames": 180 - dropped, "faces": 4 * (180 - dropped)})
+
+    return try_out(report, setups, (120, 160), None, lambda *_: None, loop), asked
+
+
+def test_a_choice_that_loses_frames_is_put_aside_for_a_cheaper_one() -> None:
+    report, asked = tried(60, 1)
+    assert report.held
+    assert [plan.detect_every for plan in asked] == [2, 5]
+    assert report.setup.interval == 5
+    assert "60 of 180 frames dropped" in report.problems[0]
+    assert {plan.fps for plan in asked} == {1e3 / 33}
+    assert any("1 of 180 frames dropped" in sentence for sentence in report.why())
+
+
+def test_when_nothing_keeps_up_the_best_is_written_and_called_that() -> None:
+    report, asked = tried(90, 60)
+    assert report.held is False
+    assert len(asked) == 2, "nothing that fits is so much cheaper again"
+    assert report.check is not None
+    assert report.check.dropped == 60
+    assert "Nothing that was tried keeps up" in report.why()[-1]
+
+
+def test_a_crowd_has_as_many_faces_as_asked_for_and_never_jumps() -> None:
+    frames = crowd_frames(4, (360, 640), count=20)
+    assert {frame.shape for frame in frames} == {(360, 640, 3)}
+    haar = open_detector("haar", min_face_px=40)
+    assert len(haar.detect(frames[0]).boxes_xyxy) == 4
+    steps = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    assert steps[-1] <= 1.5 * max(steps[:-1])
+
+
 def test_a_config_survives_its_file_and_keeps_its_reasons(tmp_path: Path) -> None:
     config = Setup(engine=engine(2.0), detector=detector(5.0), interval=3, expected_ms=4.0).config()
     write_run_config(tmp_path / "run.yaml", config, ("because: it fits",))
@@ -142,7 +198,8 @@ def test_run_takes_a_config_and_what_is_typed_beats_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_measures_chooses_and_writes_a_config(tmp_path: Path) -> None:
+def test_the_command_measures_chooses_and_writes_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_fer.bench.planner.usable_threads", lambda: 1)  # half as many cases prove as much
     out = tmp_path / "run.yaml"
     command = ["plan", "--budget", "5s", "--faces", "2", "--detector", "haar", "--frame", "320x240", "--no-check"]
     command += ["--rounds", "1"]

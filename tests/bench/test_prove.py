@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -36,3 +37,18 @@ def test_without_a_gpu_a_proof_is_skipped_with_the_reason(proof: str) -> None:
 def test_an_unknown_proof_is_a_usage_error() -> None:
     done = subprocess.run([sys.executable, str(PROVE), "--only", "magic"], capture_output=True, text=True)
     assert done.returncode == 2
+
+
+def test_a_bar_that_is_not_kept_is_named_and_is_no_pass() -> None:
+    spec = importlib.util.spec_from_file_location("prove", PROVE)
+    assert spec is not None
+    assert spec.loader is not None
+    prove = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prove)
+    from frame_path import bar
+
+    bars = {"queued": bar(61.0, 50.0, "us"), "same labels": bar(0.999, 0.995, "of the faces", at_least=True)}
+    found = prove.judged({"bars": bars})
+    assert (found["outcome"], found["why"]) == ("missed", "queued: 61 us, promised 50")
+    assert prove.judged({"bars": {"same labels": bars["same labels"]}})["outcome"] == "passed"
+    assert not bar(0.99, 0.995, "of the faces", at_least=True)["passed"]

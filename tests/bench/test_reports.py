@@ -9,39 +9,18 @@ from pathlib import Path
 
 import cv2
 import pytest
-from made_results import outcome, result
+from made_results import CAMERA, outcome, result
 from typer.testing import CliRunner
 
-from edge_fer.bench.camera import CameraResult, Spread, Window
+from edge_fer.bench.conditions import Disturbance
 from edge_fer.bench.html import to_html
-from edge_fer.bench.plan import CameraPlan
+from edge_fer.bench.markdown import to_markdown
 from edge_fer.bench.publish import page_links, publish
-from edge_fer.bench.report import HEADINGS, notes, row, to_markdown, write_csv
+from edge_fer.bench.report import HEADINGS, notes, row, used_columns, write_csv
 from edge_fer.bench.results import BenchResult, write_json
 from edge_fer.bench.roofline import ModelledBound
 from edge_fer.cli.main import app
 
-SPREAD = Spread(mean=2.0, p50=1.9, p90=2.5, p99=4.0, maximum=9.0)
-CAMERA = CameraResult(
-    plan=CameraPlan(),
-    camera="synthetic camera clip.mp4 at 30 fps, 960x540",
-    engine="m, openvino int8, 1 threads",
-    detector="haar",
-    frames=600,
-    dropped=3,
-    faces=600,
-    seconds=20.0,
-    labelled_fps=30.0,
-    cpu_ms_per_frame=12.0,
-    age=SPREAD,
-    stages={"wait": SPREAD, "detect": SPREAD, "infer": SPREAD},
-    copies_per_frame=0.0,
-    notes=("Copies of a frame with faces: 0.00.",),
-    windows=tuple(
-        Window(start_s=i, frames=30, fps=fps, age_p50_ms=2, age_p99_ms=4, clock_mhz=mhz, temperature_c=50 + i)
-        for i, (fps, mhz) in enumerate([(30, 3600), (30, 3500), (28, 3000), (24, 2600), (24, 2500), (23, 2500)])
-    ),
-)
 BOUND = ModelledBound(
     profile="mx250", device="GeForce MX250 (25 W)", model="m", precision="int8", batch=1, gmac=1.8, bound_ms=0.8,
     memory_share=0.28,
@@ -62,7 +41,7 @@ def full() -> BenchResult:
 
 def test_markdown_has_a_table_that_cannot_be_broken_by_a_sentence(full: BenchResult) -> None:
     text = to_markdown(full)
-    table = [line for line in text.splitlines() if line.startswith("|")]
+    table = [line for line in text.partition("## Every case")[2].splitlines() if line.startswith("|")]
     cells = table[0].count("|")
     assert all(line.count("|") == cells for line in table[: 2 + len(full.cases)])
     assert "| m | OpenVINO int8 | ~0.057" in text
@@ -75,8 +54,43 @@ def test_markdown_has_a_table_that_cannot_be_broken_by_a_sentence(full: BenchRes
     assert "modelled bound" in text
 
 
+def test_the_overview_has_a_row_a_model_with_its_fastest_in_bold(full: BenchResult) -> None:
+    text = to_markdown(full)
+    assert "| model | torch fp32 | ORT fp32 | OpenVINO int8 | OpenVINO bf16 |" in text
+    assert "| m | 0.40 | 0.30 (1.3 / 1.0) | **~0.06 (7.1 / 5.4)** | failed |" in text
+
+
+def test_a_disturbed_result_says_so_before_anything_else(full: BenchResult) -> None:
+    disturbed = full.model_copy(update={"disturbance": Disturbance(others=0.4, stolen=0.02)})
+    assert to_markdown(disturbed).startswith("> Disturbed: other programs took 40% of the processor")
+    assert '<p class="warning">Disturbed' in to_html(disturbed)
+    assert "Disturbed" not in to_markdown(full)
+
+
+def test_untrained_weights_and_few_calls_are_marked_in_their_cells() -> None:
+    made = result(outcome("torch", "fp32", [400.0] * 3))
+    (case,) = made.cases
+    assert "(0.400)" in row(case)
+    assert "untrained" in row(case.model_copy(update={"untrained": True}))
+
+
+def test_what_is_the_same_for_every_case_takes_no_column() -> None:
+    cases = result(outcome("torch", "fp32", [400.0] * 3), outcome("onnxruntime", "fp32", [300.0] * 3)).cases
+    alike = [case.model_copy(update={"clock_mhz": 2600.0}) for case in cases]
+    assert "MHz" not in [column.heading for column in used_columns(alike)]
+    slower = [alike[0], alike[1].model_copy(update={"clock_mhz": 1800.0})]
+    assert "MHz" in [column.heading for column in used_columns(slower)]
+
+
+def test_a_long_tail_is_noise_even_when_the_rounds_agree() -> None:
+    steady, jumpy = [100.0] * 20, [100.0] * 17 + [180.0] * 3
+    assert not result(outcome("torch", "fp32", steady, steady)).cases[0].noisy
+    assert result(outcome("torch", "fp32", jumpy, jumpy)).cases[0].noisy
+
+
 def test_the_notes_say_what_our_call_adds(full: BenchResult) -> None:
-    assert any("+17 µs a call" in note for note in notes(full))
+    # Round by round 25 and 60 % more than 40 µs; below 2 ms the bar is 20 µs.
+    assert any("m OpenVINO int8 +40.4% (+25.0% to +60.0%), +16 µs, within the bar" in note for note in notes(full))
     assert any("45 °C before" in note for note in notes(full))
 
 
@@ -133,6 +147,7 @@ def test_a_folder_gets_every_form_and_pictures_that_are_pictures(tmp_path: Path,
     pictures, missing = publish(tmp_path / "out", full, "edge-fer bench")
     assert not missing
     names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert CAMERA.seconds < 60, "too short for a picture over time"
     assert names == {"result.json", "table.md", "table.csv", "index.html", "scatter.png", "stages.png"}
     for _, name in pictures:
         image = cv2.imread(str(tmp_path / "out" / name))
@@ -140,6 +155,22 @@ def test_a_folder_gets_every_form_and_pictures_that_are_pictures(tmp_path: Path,
         assert image.std() > 10
     links = page_links(pictures, tmp_path / "out", tmp_path / "docs" / "RESULTS.md")
     assert links[0][1] == "../out/scatter.png"
+
+
+def test_many_networks_and_long_runs_have_pictures_of_their_own(tmp_path: Path, full: BenchResult) -> None:
+    pytest.importorskip("matplotlib")
+    other = [
+        outcome("torch", "fp32", [9000.0] * 3, model="large"),
+        outcome("openvino", "int8", [800.0] * 3, model="large"),
+    ]
+    cases = (*full.cases, *result(*other).cases)
+    long = CAMERA.model_copy(update={"seconds": 600.0})
+    pictures, _ = publish(tmp_path, full.model_copy(update={"cases": cases, "camera": long}), "edge-fer bench")
+    assert [name for _, name in pictures] == ["latency.png", "scatter.png", "stages.png", "soak.png"]
+    for _, name in pictures:
+        image = cv2.imread(str(tmp_path / name))
+        assert image is not None
+        assert image.std() > 10
 
 
 def test_without_accuracy_or_camera_there_is_no_picture_of_them(tmp_path: Path) -> None:
@@ -150,7 +181,7 @@ def test_without_accuracy_or_camera_there_is_no_picture_of_them(tmp_path: Path) 
 
 def test_a_result_is_rendered_again_without_measuring(tmp_path: Path, full: BenchResult) -> None:
     pytest.importorskip("matplotlib")
-    write_json(tmp_path / "r.json", full)
+    write_json(tmp_path / "r.json", full.model_copy(update={"command": "edge-fer bench --rounds 3"}))
     page = tmp_path / "RESULTS.md"
     done = CliRunner().invoke(
         app,
@@ -158,6 +189,7 @@ def test_a_result_is_rendered_again_without_measuring(tmp_path: Path, full: Benc
     )
     assert done.exit_code == 0, done.output
     assert "![Latency against accuracy](o/scatter.png)" in page.read_text(encoding="utf-8")
+    assert "edge-fer bench --rounds 3\n" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

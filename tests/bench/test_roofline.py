@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from edge_fer.bench.layers import layer_costs
-from edge_fer.bench.peaks import ComputePeak, CopyRate, CpuPeaks, copy_bytes_per_s
+from edge_fer.bench.peaks import ComputePeak, CopyRate, CpuPeaks, memory_rate
 from edge_fer.bench.profiles import DeviceProfiles, device_profiles, find_profile
 from edge_fer.bench.roofline import ModelledBound, layer_bounds, model_bound, total_ms, working_set_bytes
-from edge_fer.bench.session import profile_of, replace_by_measured, with_bound
+from edge_fer.bench.session import profile_of, replace_by_measured, with_bound, with_roofline
 from edge_fer.compile.export_onnx import export_onnx
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.errors import BadInputError, UsageError
@@ -95,9 +95,11 @@ def test_costs_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_shipped_network_costs_what_its_manifest_says(shipped: Bundle) -> None:
-    for precision in ("fp32", "int8"):
+    macs = shipped.manifest.checkpoint.macs
+    for precision, extra in (("fp32", 0.0), ("int8", 0.02)):
+        # The int8 form may fill up its first convolution with zeros, for kernels that take channels in groups.
         costs = layer_costs(shipped.file(shipped.variant(precision).file))
-        assert sum(cost.macs for cost in costs) == shipped.manifest.checkpoint.macs
+        assert macs <= sum(cost.macs for cost in costs) <= (1 + extra) * macs
 
 
 def test_a_file_that_is_no_network_is_told(tmp_path: Path) -> None:
@@ -195,7 +197,26 @@ def test_a_case_gets_the_bound_of_its_own_precision_and_threads(shipped: Bundle)
     assert fp32.bound_ms == pytest.approx(2 * macs / 1e6, rel=0.02)
     assert fp32.attained == pytest.approx((fp32.bound_ms or 0) / 1e3)
     assert int8.bound_ms is None
+    elsewhere = made.cases[0].model_copy(update={"gpu": "NVIDIA GeForce MX250"})
+    assert with_bound(elsewhere, costs, PEAKS).bound_ms is None, "a GPU is not held to the processor's peaks"
 
 
-def test_copying_has_a_rate() -> None:
-    assert copy_bytes_per_s(1 << 16, 2, 0.0) > 0
+def test_a_larger_set_that_runs_faster_lifts_the_smaller_ones_bound() -> None:
+    rates = (
+        CopyRate(size_bytes=1 << 20, threads=1, bytes_per_s=5e9),
+        CopyRate(size_bytes=1 << 24, threads=1, bytes_per_s=6e9),
+    )
+    assert PEAKS.model_copy(update={"copy_rates": rates}).bytes_per_s(1 << 21, 1) == 6e9
+
+
+def test_peaks_are_measured_for_results_of_this_machine_only() -> None:
+    elsewhere = result(outcome("openvino", "fp32", [1e6])).model_copy(update={"device_identity": "CPU elsewhere"})
+    with pytest.raises(BadInputError, match="CPU elsewhere"):
+        with_roofline(elsewhere, lambda *_: None)
+
+
+def test_the_fastest_way_through_memory_counts() -> None:
+    found = memory_rate(1 << 16, 2, 0.01)
+    assert found.bytes_per_s > 0
+    assert found.way
+    assert (found.size_bytes, found.threads) == (1 << 16, 2)

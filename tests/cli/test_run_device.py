@@ -6,9 +6,13 @@ import ctypes
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from edge_fer.backends.face_detector import open_face_detector
+from edge_fer.cli.main import app
 from edge_fer.cli.run import DEMO
 from edge_fer.core.errors import DeviceError, UsageError
 from edge_fer.cuda.open import DEFAULT_ADAPTER
@@ -21,6 +25,25 @@ def has_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--detect-on", "gpu"], "--detect-on gpu searches frames that --device cuda decodes"),
+        (["--detect-on", "mars"], "--detect-on is cpu or gpu, not 'mars'"),
+    ],
+)
+def test_where_to_search_is_checked_before_anything_is_opened(options: list[str], says: str) -> None:
+    done = CliRunner().invoke(app, ["run", "--source", "there-is-no-such-film.mp4", "--no-show", *options])
+    assert isinstance(done.exception, UsageError)
+    assert says in str(done.exception)
+
+
+def test_a_detector_that_has_no_form_for_the_gpu_says_which_ones_have() -> None:
+    gpu: Any = object()
+    with pytest.raises(UsageError, match=r"haar does not run on the GPU.*edge-fer-face or yunet"):
+        open_face_detector("haar", gpu=gpu)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from simulated_kernels import driver, register, value
 
-from edge_fer.core.spec import ModelSpec, PreprocessSpec
+from edge_fer.core.spec import DetectorSpec, ModelSpec, PreprocessSpec
 from edge_fer.cuda.device import CudaDevice
-from edge_fer.cuda.face_kernels import NV12, CudaFaceKernels
+from edge_fer.cuda.face_kernels import CudaDetectorKernel, CudaFaceKernels, cutter
 from edge_fer.cuda.open import open_device
+from edge_fer.runtime.detectors.face_pyramid import picture_into
 from edge_fer.runtime.preprocess import FaceCropper
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "conftest.py"
@@ -44,16 +47,17 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
     spec.loader.exec_module(module)
     host = module.compile_for_host(tmp_path_factory.mktemp("kernels"))
 
-    def cut_faces(parameters: Any, geometry: tuple[int, ...]) -> None:
+    def cut(name: str, parameters: Any, geometry: tuple[int, ...]) -> None:
         job, out = (ctypes.c_void_p(value(parameters, index, ctypes.c_uint64)) for index in range(2))
-        host.host_cut_faces((ctypes.c_uint * 6)(*geometry), job, out)
+        getattr(host, f"host_{name}")((ctypes.c_uint * 6)(*geometry), job, out)
 
     def softmax_rows(parameters: Any, geometry: tuple[int, ...]) -> None:
         logits, scores = (ctypes.c_void_p(value(parameters, index, ctypes.c_uint64)) for index in range(2))
         rows, classes = (value(parameters, index, ctypes.c_int32) for index in (2, 3))
         host.host_softmax_rows((ctypes.c_uint * 6)(*geometry), logits, scores, rows, classes)
 
-    register("cut_faces", cut_faces)
+    for turns, half in itertools.product((False, True), repeat=2):
+        register(name := cutter(turns=turns, half=half), partial(cut, name))
     register("softmax_rows", softmax_rows)
 
 
@@ -103,8 +107,7 @@ def test_a_whole_picture_and_camera_formats(device: CudaDevice) -> None:
     memory = device.pinned((300, 320), np.uint8, mapped=True)
     memory.array[:] = np.random.default_rng(0).integers(0, 256, (300, 320))
     out = device.pinned((1, *MODEL.input_shape), np.float32, mapped=True)
-    chroma = memory.device_pointer + 200 * 320
-    launcher.describe(memory.device_pointer, (200, 320), BOXES[:1], format=NV12, chroma_pointer=chroma)
+    launcher.describe(memory.device_pointer, (200, 320), BOXES[:1], pixels="nv12")
     launcher.preprocess(out.device_pointer, 1, stream)
     stream.synchronize()
     bgr = np.asarray(cv2.cvtColor(memory.array, cv2.COLOR_YUV2BGR_NV12), np.uint8)
@@ -137,14 +140,52 @@ def test_the_proof_script_times_what_it_checks(monkeypatch: pytest.MonkeyPatch) 
     assert spec.loader is not None
     prove = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(prove)
-    monkeypatch.setattr(prove, "REPEATS", 20)
+    monkeypatch.setattr(prove, "REPEATS", 10)
     found = prove.kernels()
-    for what in ("cut 8 faces, frame in mapped memory", "the same as a graph, 1 face", "copy NV12 frame"):
+    for what in (
+        "cut 8 faces, frame in mapped memory",
+        "cut 8 turned faces, frame in device memory",
+        "make a frame small for the detector",
+        "the same as a graph, 1 face",
+        "copy NV12 frame",
+    ):
         assert found[what]["device_ms_p50"] > 0
         assert found[what]["host_us_p50"] > 0
     assert found["copy BGR frame"]["bytes"] == 720 * 1280 * 3
+    for faces in (1, 4, 8):
+        kept = found["bars"][f"the kernel beside its bytes, {faces} faces"]
+        assert kept["limit"] > 2e3 * found[f"cut {faces} faces, frame in device memory"]["bytes"] / 48.048e9
+        assert kept["passed"] == (kept["found"] <= kept["limit"])
 
 
 def test_more_faces_than_there_is_room_for_are_refused(device: CudaDevice) -> None:
     with pytest.raises(ValueError, match="room for 4"):
         CudaFaceKernels(device, MODEL, FACES).describe(1, (10, 10), np.zeros((5, 4), np.float32))
+
+
+def test_a_turned_face_and_a_detector_s_input_are_those_of_the_cpu(device: CudaDevice) -> None:
+    """In single and in half precision."""
+    stream, frame = device.stream(), device.pinned((200, 320, 3), np.uint8, mapped=True)
+    frame.array[:] = picture(5)
+    model = MODEL.model_copy(update={"preprocess": MODEL.preprocess.model_copy(update={"alignment": "eyes"})})
+    angles, want = [20.0, 0.0, -7.5], np.empty((len(BOXES), *MODEL.input_shape), np.float32)
+    cropper = FaceCropper(model.preprocess)
+    for row, box, angle_deg in zip(want, BOXES, angles, strict=True):
+        cropper.crop_into(row, frame.array, box, angle_deg)
+    detector = DetectorSpec(name="d", arch="x", size_hw=(96, 160))
+    small = np.empty(detector.input_shape, np.float32)
+    picture_into(small, frame.array, detector)
+    for half in (False, True):
+        dtype = np.float16 if half else np.float32
+        faces = device.pinned(want.shape, dtype, mapped=True)
+        launcher = CudaFaceKernels(device, model, FACES, half=half)
+        launcher.describe(frame.device_pointer, (200, 320), BOXES, angles_deg=angles)
+        launcher.preprocess(faces.device_pointer, len(BOXES), stream)
+        seen = device.pinned(small.shape, dtype, mapped=True)
+        whole = CudaDetectorKernel(device, detector, half=half)
+        assert whole.describe(frame.device_pointer, (200, 320)) == (154 / 320, 96 / 200)
+        whole.preprocess(seen.device_pointer, stream)
+        stream.synchronize()
+        rounding = 0.003 if half else 0.0
+        np.testing.assert_allclose(faces.array, want, atol=1.01 / 255 / 0.255 + rounding)
+        np.testing.assert_allclose(seen.array, small, atol=1.01 / 255 / detector.std + rounding)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
@@ -29,6 +31,7 @@ from edge_fer.runtime.sources.choose import open_source
 
 pytestmark = pytest.mark.skipif(driver() is None, reason="the engine of this check is one of the simulated driver")
 FRAMES = 40
+FRAME_PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "frame_path.py"
 NETWORK_PTX = b".version 6.0\n.target sm_61\n"
 
 
@@ -131,3 +134,29 @@ def test_the_demo_gets_the_cpu_s_labels_and_nothing_is_left_behind() -> None:
     del source, engine, stage, pipeline, gpu, stats, found, wanted
     gc.collect()
     assert (simulated.simulated_alive(), simulated.simulated_contexts()) == (0, 0)
+
+
+def test_the_proof_of_a_frame_s_way_measures_and_draws_what_it_says(tmp_path: Path) -> None:
+    """benchmarks/gpu/frame_path.py, before a GPU is at hand; what it measures here means nothing."""
+    sys.path.insert(0, str(FRAME_PATH.parent))
+    import frame_path
+
+    with open_engine(open_bundle(find_bundle()), backend="onnxruntime", precision="int8") as inner:
+        gpu = open_cuda_loop(DEFAULT_ADAPTER, 0)
+        with EngineOnTheDriver(inner) as engine:
+            found = frame_path.measure_frames(gpu, engine, (96, 128), 60, 20)
+            detector = HaarDetector(min_face_px=80)
+            picture = tmp_path / "overlap.png"
+            overlap = frame_path.measure_overlap(gpu, engine, DEMO, detector, 16, picture)
+        gpu.close()
+    assert found["replayed"] >= 20
+    assert 0 < found["copy_ms_p50"] < found["frame_ms_p50"]
+    assert found["bars"]["the host queues a frame"]["found"] == found["host_us_p50"]
+    limit = 1.15 * found["engine_ms_p50"] + found["copy_ms_p50"]
+    assert found["bars"]["a frame beside the engine's own time and its copy"]["limit"] == pytest.approx(limit)
+    assert overlap["frames"] == 16
+    assert all(0 <= overlap[share] <= 1 for share in ("copies_beside_work", "gpu_work_beside_detection"))
+    assert overlap["stage_ms_p50"]["infer"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    one, two = frame_path.Span("", 0.0, 2.0), frame_path.Span("", 1.5, 5.0)
+    assert frame_path.shared_ms([one], [two]) == 0.5

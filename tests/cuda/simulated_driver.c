@@ -143,6 +143,8 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case 18: *value = 0; break;   /* integrated */
     case 40: *value = 1; break;   /* asynchronous engines */
     case 19: *value = 1; break;   /* can map host memory */
+    case 36: *value = 3003000; break; /* memory clock, kHz */
+    case 37: *value = 64; break;  /* memory bus, bits */
     default: return INVALID_VALUE;
   }
   return OK;

@@ -3,10 +3,13 @@ real network on the device's memory."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from simulated import KernelFunction, SimulatedDevice
@@ -14,40 +17,70 @@ from simulated import KernelFunction, SimulatedDevice
 from edge_fer.backends.registry import open_engine
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
-from edge_fer.core.spec import ModelSpec
+from edge_fer.core.spec import DetectorSpec, ModelSpec
 from edge_fer.cuda.device import Dim3
-from edge_fer.cuda.face_kernels import FACE, JOB
+from edge_fer.cuda.face_kernels import BLUE_FIRST, FACE, FORMATS, JOB, PIXEL_BYTES, cutter
+from edge_fer.runtime.detectors.face_pyramid import picture_into
 from edge_fer.runtime.postprocess import softmax_into
 from edge_fer.runtime.preprocess import FaceCropper
 
 FLOAT_BYTES = 4
 
 
-def face_kernels(model: ModelSpec) -> dict[str, KernelFunction]:
-    """The kernels of face.cu by their names, as functions of the CPU on the same structures in device memory."""
+def face_kernels(model: ModelSpec, detector: DetectorSpec | None = None) -> dict[str, KernelFunction]:
+    """The kernels of face.cu by their names, as functions of the CPU on the same structures in device memory.
+
+    Args:
+        detector: the contract of the detector that searches on the device, at any input size.
+    """
     # A job's rectangles are the squares already, margin included.
     cropper = FaceCropper(model.preprocess.model_copy(update={"margin": 0.0}))
 
-    def cut_faces(device: SimulatedDevice, grid: Dim3, block: Dim3, values: tuple[Any, ...]) -> None:
+    def cut_faces(device: SimulatedDevice, grid: Dim3, block: Dim3, values: tuple[Any, ...], *, turns: bool) -> None:
         job_pointer, input_pointer = (value.value for value in values)
         job = device.view(job_pointer, JOB.itemsize).view(JOB)[0]
-        count, height, width = (int(job[name]) for name in ("count", "height", "width"))
+        count = int(job["count"])
         assert grid[2] == count, "described for another number of faces"
-        assert job["pitch"] == 3 * width
         faces = device.view(job_pointer + JOB.itemsize, count * FACE.itemsize).view(FACE)
-        picture = device.view(int(job["pixels"]), height * width * 3).reshape(height, width, 3)
+        picture = picture_of(device, job)
+        if job["colour"] == BLUE_FIRST:
+            assert detector is not None, "a job for a detector"
+            size_hw = (int(job["plane_height"]), int(job["plane_width"]))
+            sized = detector.model_copy(update={"size_hw": size_hw})
+            (row,) = floats(device, input_pointer, (1, *sized.input_shape))
+            picture_into(row, picture, sized)
+            return
         for row, face in zip(floats(device, input_pointer, (count, *model.input_shape)), faces, strict=True):
-            left, top, wide, high = (int(side) for side in face)
-            if (left, top, wide, high) == (0, 0, width, height):
+            left, top, wide, high = (int(face[name]) for name in ("left", "top", "width", "height"))
+            box = np.array([left, top, left + wide, top + high], np.float32)
+            if (left, top, wide, high) == (0, 0, *picture.shape[1::-1]):
                 cropper.whole_into(row, picture)
+            elif turns and face["sine"]:
+                cropper.crop_into(row, picture, box, math.degrees(math.atan2(face["sine"], face["cosine"])))
             else:
-                cropper.crop_into(row, picture, np.array([left, top, left + wide, top + high], np.float32))
+                cropper.crop_into(row, picture, box)
 
     def softmax_rows(device: SimulatedDevice, _grid: Dim3, _block: Dim3, values: tuple[Any, ...]) -> None:
         logits, scores, *shape = (value.value for value in values)
         softmax_into(floats(device, scores, tuple(shape)), floats(device, logits, tuple(shape)))
 
-    return {"cut_faces": cut_faces, "softmax_rows": softmax_rows}
+    cutters = {cutter(turns=turns, half=False): partial(cut_faces, turns=turns) for turns in (False, True)}
+    return {**cutters, "softmax_rows": softmax_rows}
+
+
+def picture_of(device: SimulatedDevice, job: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The picture that a job reads, as BGR; what was not copied to the device is poison."""
+    height, width, pitch = (int(job[name]) for name in ("height", "width", "pitch"))
+    (pixels,) = (name for name, number in FORMATS.items() if number == job["format"])
+    assert pitch == width * PIXEL_BYTES[pixels]
+    picture = device.view(int(job["pixels"]), height * pitch).reshape(height, width, -1)
+    if pixels == "bgr24":
+        return picture
+    if pixels == "yuyv422":
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_YUV2BGR_YUYV), np.uint8)
+    assert job["chroma_pitch"] == width
+    chroma = device.view(int(job["chroma"]), height // 2 * width).reshape(height // 2, width)
+    return np.asarray(cv2.cvtColor(np.vstack([picture[..., 0], chroma]), cv2.COLOR_YUV2BGR_NV12), np.uint8)
 
 
 def floats(device: SimulatedDevice, pointer: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -57,7 +90,7 @@ def floats(device: SimulatedDevice, pointer: int, shape: tuple[int, ...]) -> NDA
 
 class SimulatedSlot:
     def __init__(self, device: SimulatedDevice, rows: int, host: Slot, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.host, self.shape_for = host, 0
+        self.host = host
         self.warm: set[int] = set()
         self._memory = {
             name: device.allocate(FLOAT_BYTES * rows * int(np.prod(shape))) for name, shape in shapes.items()
@@ -81,13 +114,20 @@ class SimulatedSlot:
 
 
 class SimulatedEngine:
-    """A ``DeviceEngine`` of ONNX Runtime, as strict as TensorRT about captures: none before a call with the same slot
-    and number of faces, and a captured launch only while the context has the shape that it had then."""
+    """A ``DeviceEngine`` of ONNX Runtime, as strict as TensorRT's about captures: none before a call with the same slot
+    and number of faces. (That its contexts keep their shapes is proved in tests/backends/test_tensorrt_engine.py.)"""
 
-    def __init__(self, bundle: Bundle, device: SimulatedDevice, *, max_batch: int = 8) -> None:
-        self._inner = open_engine(bundle, backend="onnxruntime", precision="int8", max_batch=max_batch)
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: SimulatedDevice,
+        *,
+        max_batch: int = 8,
+        size_hw: tuple[int, int] | None = None,
+    ) -> None:
+        self._inner = open_engine(bundle, backend="onnxruntime", precision="int8", max_batch=max_batch, size_hw=size_hw)
         self._device, self.manifest = device, self._inner.manifest
-        model = self.manifest.classifier
+        model = self.manifest.model
         self._shapes = {INPUT: model.input_shape, OUTPUT: model.output_shape}
         self.slots = tuple(SimulatedSlot(device, max_batch, slot, self._shapes) for slot in self._inner.slots)
 
@@ -96,10 +136,8 @@ class SimulatedEngine:
         if self._device.is_capturing(stream) and n not in slot.warm:
             raise AssertionError(f"captured before a first call with {n} faces")
         slot.warm.add(n)
-        slot.shape_for = n
 
         def run() -> None:
-            assert slot.shape_for == n, "the execution context was changed after the capture"
             source, target = ((n, *self._shapes[name]) for name in (INPUT, OUTPUT))
             slot.host.inputs[INPUT][:n] = floats(self._device, slot.input_pointer, source)
             self._inner.submit(slot.host, n)

@@ -33,7 +33,7 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("check_*.py")))
 def test_checks_pass_over_the_simulated_driver(name: str, driver_folder: Path) -> None:
     """In a process of its own: this one has no driver, which other tests rely on."""
-    command = [sys.executable, "-m", "pytest", "-o", "python_files=check_*.py", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-o", "python_files=check_*.py", "-p", "no:cacheprovider", "-n", "0"]
     done = subprocess.run(
         [*command, str(HERE / name)],
         env={**os.environ, "LD_LIBRARY_PATH": str(driver_folder)},

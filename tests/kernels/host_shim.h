@@ -4,6 +4,7 @@
    barrier would need another shim. */
 
 #include <math.h>
+#include <string.h>
 
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
@@ -15,6 +16,26 @@ static void __syncthreads() {}
 /* The compiler is told not to contract a product and a sum. */
 static float __fmul_rn(float a, float b) { return a * b; }
 static float __fsub_rn(float a, float b) { return a - b; }
+
+/* The bits of the nearest half precision number, ties to even: what the device has an instruction for. */
+static unsigned short half_bits(float value) {
+  unsigned bits, sign, rest, shift = 13;
+  memcpy(&bits, &value, 4);
+  sign = bits >> 16 & 0x8000;
+  int exponent = (int)(bits >> 23 & 255) - 112;
+  bits &= 0x7fffff;
+  if (exponent == 143) return sign | 0x7c00 | (bits ? 0x200 : 0);
+  if (exponent < -10) return sign;
+  if (exponent <= 0) {
+    bits |= 0x800000;
+    shift = 14 - exponent;
+    exponent = 0;
+  }
+  unsigned half = (unsigned)exponent << 10 | bits >> shift;
+  rest = bits & ((1u << shift) - 1);
+  half += rest > 1u << (shift - 1) || (rest == 1u << (shift - 1) && (half & 1));
+  return sign | (half < 0x7c00 ? half : 0x7c00);
+}
 
 template <typename Kernel, typename... Arguments>
 static void launch(const unsigned *geometry, Kernel kernel, Arguments... arguments) {

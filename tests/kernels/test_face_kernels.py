@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import re
 import shutil
 import subprocess
@@ -18,10 +19,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_fer.core.errors import BadInputError
-from edge_fer.core.spec import PreprocessSpec
-from edge_fer.cuda.face_kernels import BGR, BLOCK, FACE, JOB, NV12, YUYV, bytes_moved, face_grid, job_for, load_ptx
-from edge_fer.runtime.preprocess import FaceCropper, square_around
+from edge_fer.core.spec import DetectorSpec, PreprocessSpec
+from edge_fer.cuda.face_kernels import (
+    BLOCK,
+    FACE,
+    FORMATS,
+    JOB,
+    bytes_moved,
+    cutter,
+    detector_job_for,
+    face_grid,
+    fitted,
+    job_for,
+    load_ptx,
+)
+from edge_fer.cuda.raw_picture import Pixels
+from edge_fer.runtime.detectors.face_pyramid import picture_into
+from edge_fer.runtime.preprocess import FaceCropper, face_pixels, normalise_into, square_around
 
 ROOT = Path(__file__).resolve().parents[2]
 GREY = PreprocessSpec(size_hw=(48, 48), colour="gray", mean=(0.508,), std=(0.255,))
@@ -30,6 +44,10 @@ COLOUR = PreprocessSpec(
 )
 LINEAR = GREY.model_copy(update={"interpolation": "linear", "margin": 0.1})
 SPECS = {"grey": GREY, "colour": COLOUR, "linear": LINEAR}
+DETECTORS = {
+    "grey": DetectorSpec(name="grey", arch="x", size_hw=(96, 160)),
+    "bgr": DetectorSpec(name="bgr", arch="x", size_hw=(128, 96), colour="bgr", mean=0.4, std=0.3),
+}
 
 
 def frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -40,29 +58,48 @@ def frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
 
 
+def run(
+    library: ctypes.CDLL,
+    kernel: str,
+    contract: NDArray[np.void],
+    pixels: NDArray[np.uint8],
+    size_hw: tuple[int, int],
+    faces: list[tuple[float, ...]],
+    *,
+    kind: Pixels = "bgr24",
+    chroma: NDArray[np.uint8] | None = None,
+    dtype: type = np.float32,
+) -> NDArray[np.float32]:
+    """Run a kernel on the host over a job laid out as the device would see it. Faces of four numbers are upright."""
+    memory = np.zeros(JOB.itemsize + len(faces) * FACE.itemsize, np.uint8)
+    job = memory[: JOB.itemsize].view(JOB)
+    job[0] = contract
+    job["pixels"], job["pitch"] = pixels.ctypes.data, pixels.strides[0]
+    if chroma is not None:
+        job["chroma"], job["chroma_pitch"] = chroma.ctypes.data, chroma.strides[0]
+    job["height"], job["width"], job["format"], job["count"] = *size_hw, FORMATS[kind], len(faces)
+    memory[JOB.itemsize :].view(FACE)[:] = [face if len(face) == 6 else (*face, 1.0, 0.0) for face in faces]
+    plane_hw = int(contract["plane_height"]), int(contract["plane_width"])
+    out = np.full((len(faces), int(contract["channels"]), *plane_hw), np.nan, dtype)
+    geometry = (ctypes.c_uint * 6)(*face_grid(plane_hw, len(faces)), *BLOCK)
+    pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (memory, out))
+    getattr(library, f"host_{kernel}")(geometry, *pointers)
+    return out
+
+
 def cut(
     library: ctypes.CDLL,
     spec: PreprocessSpec,
     pixels: NDArray[np.uint8],
     size_hw: tuple[int, int],
-    faces: list[tuple[int, int, int, int]],
+    faces: list[tuple[float, ...]],
     *,
-    kind: int = BGR,
+    kind: Pixels = "bgr24",
     chroma: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.float32]:
-    """Run the kernel on the host over a job laid out as the device would see it."""
-    memory = np.zeros(JOB.itemsize + len(faces) * FACE.itemsize, np.uint8)
-    job = memory[: JOB.itemsize].view(JOB)
-    job[0] = job_for(spec)
-    job["pixels"], job["pitch"] = pixels.ctypes.data, pixels.strides[0]
-    if chroma is not None:
-        job["chroma"], job["chroma_pitch"] = chroma.ctypes.data, chroma.strides[0]
-    job["height"], job["width"], job["format"], job["count"] = *size_hw, kind, len(faces)
-    memory[JOB.itemsize :].view(FACE)[:] = faces
-    out = np.full((len(faces), spec.channels, *spec.size_hw), np.nan, np.float32)
-    geometry = (ctypes.c_uint * 6)(*face_grid(spec, len(faces)), *BLOCK)
-    library.host_cut_faces(geometry, memory.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p))
-    return out
+    """Faces as the kernel of their contract cuts them."""
+    kernel = cutter(turns=spec.alignment == "eyes", half=False)
+    return run(library, kernel, job_for(spec), pixels, size_hw, faces, kind=kind, chroma=chroma)
 
 
 def levels(spec: PreprocessSpec, values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -72,10 +109,11 @@ def levels(spec: PreprocessSpec, values: NDArray[np.float32]) -> NDArray[np.floa
 
 
 def assert_same_pixels(spec: PreprocessSpec, got: NDArray[np.float32], want: NDArray[np.float32]) -> None:
-    """At most one level apart, and that seldom: OpenCV sums areas in float32, the kernel in whole numbers."""
+    """At most one level apart, and that seldom: OpenCV sums areas in float32, the kernel in whole numbers. A repeated
+    border repeats such a place too."""
     gaps = np.abs(levels(spec, got) - levels(spec, want))
     assert gaps.max() < 1.01
-    assert (gaps > 0.5).mean() < 0.02
+    assert (gaps > 0.5).mean() < 0.06
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))
@@ -123,6 +161,85 @@ def test_a_face_of_the_network_s_size_is_copied_bit_by_bit(host_kernels: ctypes.
     np.testing.assert_array_equal(cut(host_kernels, GREY, image, (100, 100), [(20, 30, 48, 48)])[0], want)
 
 
+def levelled(spec: PreprocessSpec, image: NDArray[np.uint8], box: NDArray[np.float32], angle_deg: float) -> NDArray:
+    """By OpenCV: the square turned at the picture's scale, then coloured and resized."""
+    left, top, side = square_around(box, spec.margin)
+    turn = cv2.getRotationMatrix2D((left + (side - 1) / 2, top + (side - 1) / 2), angle_deg, 1.0)
+    turn[:, 2] -= (left, top)
+    turned = cv2.warpAffine(image, turn, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    out = np.empty((spec.channels, *spec.size_hw), np.float32)
+    normalise_into(out, face_pixels(np.asarray(turned, np.uint8), spec), spec)
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+@given(
+    x=st.floats(-60, 300),
+    y=st.floats(-60, 200),
+    width=st.floats(0.2, 300),
+    angle_deg=st.floats(-180, 180) | st.sampled_from([0.0, 90.0, -90.0, 180.0]),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_it_levels_eyes_as_the_cpu_does(
+    host_kernels: ctypes.CDLL, name: str, x: float, y: float, width: float, angle_deg: float, seed: int
+) -> None:
+    spec, image = SPECS[name].model_copy(update={"alignment": "eyes"}), frame(181, 243, seed)
+    box = np.array([x, y, x + width, y + width], np.float32)
+    left, top, side = square_around(box, spec.margin)
+    angle = math.radians(angle_deg)
+    got = cut(host_kernels, spec, image, image.shape[:2], [(left, top, side, side, math.cos(angle), math.sin(angle))])
+    assert_same_pixels(spec, got[0], levelled(spec, image, box, angle_deg))
+
+
+def test_the_kernel_that_can_turn_gives_upright_faces_unchanged(host_kernels: ctypes.CDLL) -> None:
+    image, faces = frame(120, 160), [(-7, 5, 90, 90), (100, 60, 31, 31)]
+    turning = GREY.model_copy(update={"alignment": "eyes"})
+    upright, same = (cut(host_kernels, spec, image, (120, 160), faces) for spec in (GREY, turning))
+    np.testing.assert_array_equal(same, upright)
+
+
+def test_half_precision_is_rounded_as_numpy_rounds_it(host_kernels: ctypes.CDLL) -> None:
+    """Of the shim, which stands for an instruction; and both kernels write what they would write, rounded."""
+    host_kernels.host_half_bits.argtypes, host_kernels.host_half_bits.restype = [ctypes.c_float], ctypes.c_uint16
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[:-1] + halves[1:]) / 2
+    values = np.concatenate([halves[::37], between[::37], np.nextafter(between[::37], np.float32(1e9))])
+    values = np.concatenate([values, -values, np.array([0.0, -0.0, 1e-9, 65519.9, 65520, 1e30, np.inf], np.float32)])
+    got = np.array([host_kernels.host_half_bits(float(value)) for value in values], np.uint16)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(got, values.astype(np.float16).view(np.uint16))
+    image, faces = frame(120, 160), [(10, 5, 90, 90, 0.8, 0.6), (100, 60, 31, 31, 1.0, 0.0)]
+    for turns in (False, True):
+        whole, half = (
+            run(host_kernels, cutter(turns=turns, half=half), job_for(COLOUR), image, (120, 160), faces, dtype=dtype)
+            for half, dtype in ((False, np.float32), (True, np.float16))
+        )
+        np.testing.assert_array_equal(half, whole.astype(np.float16))
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+@given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_a_frame_is_made_small_for_a_detector_as_the_cpu_does_it(
+    host_kernels: ctypes.CDLL, name: str, height: int, width: int, seed: int
+) -> None:
+    """Far larger, far smaller and far longer than the detector's input; what is left free is mid-grey."""
+    spec, image = DETECTORS[name], frame(height, width, seed)
+    want = np.empty(spec.input_shape, np.float32)
+    picture_into(want, image, spec)
+    job = detector_job_for(spec)
+    job["out_height"], job["out_width"] = small = fitted((height, width), spec.size_hw)
+    job["area"] = small[0] <= height and small[1] <= width
+    got = run(host_kernels, "cut_faces", job, image, (height, width), [(0, 0, width, height)])[0]
+    gaps = np.abs(got.astype(np.float64) - want) * 255 * spec.std
+    assert gaps.max() < 1.01
+    assert (gaps > 0.5).mean() < 0.02
+    free = np.ones(spec.size_hw, np.bool_)
+    free[: small[0], : small[1]] = False
+    np.testing.assert_array_equal(got[:, free], want[:, free])
+
+
 def test_rows_may_be_padded(host_kernels: ctypes.CDLL) -> None:
     padded = np.zeros((90, 120, 3), np.uint8)
     padded[:, :101] = frame(90, 101)
@@ -139,12 +256,13 @@ def test_what_cameras_deliver_gives_what_converting_it_first_gives(
 ) -> None:
     rng = np.random.default_rng(seed)
     height, width = 160, 212
-    luma, chroma = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((height, width), (height // 2, width)))
-    packed = rng.integers(0, 256, (height, width, 2), dtype=np.uint8)
+    padded = rng.integers(0, 256, (height * 3 // 2, width + 13), dtype=np.uint8)
+    luma, chroma = padded[:height, :width], padded[height:, :width]
+    packed = rng.integers(0, 256, (height, 2 * width + 7), dtype=np.uint8)[:, : 2 * width].reshape(height, width, 2)
     face = [(x, y, side, side)]
     for kind, pixels, uv, bgr in (
-        (NV12, luma, chroma, cv2.cvtColor(np.vstack([luma, chroma]), cv2.COLOR_YUV2BGR_NV12)),
-        (YUYV, packed, None, cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_YUYV)),
+        ("nv12", luma, chroma, cv2.cvtColor(np.vstack([luma, chroma]), cv2.COLOR_YUV2BGR_NV12)),
+        ("yuyv422", packed, None, cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_YUYV)),
     ):
         got = cut(host_kernels, COLOUR, pixels, (height, width), face, kind=kind, chroma=uv)
         want = cut(host_kernels, COLOUR, np.ascontiguousarray(bgr), (height, width), face)
@@ -166,14 +284,9 @@ def test_softmax_rows_sum_to_one_and_do_not_overflow(
 
 
 def test_the_structures_are_those_of_the_source(host_kernels: ctypes.CDLL) -> None:
-    layout = (ctypes.c_uint * 16).in_dll(host_kernels, "host_job_layout")
+    layout = (ctypes.c_uint * 20).in_dll(host_kernels, "host_job_layout")
     offsets = [JOB.fields[name][1] for name in JOB.names]
     assert list(layout) == [JOB.itemsize, FACE.itemsize, *offsets]
-
-
-def test_an_aligned_contract_is_refused_in_one_sentence() -> None:
-    with pytest.raises(BadInputError, match="aligned by eyes"):
-        job_for(GREY.model_copy(update={"alignment": "eyes"}))
 
 
 def test_the_bytes_that_must_move_are_counted() -> None:
@@ -206,7 +319,7 @@ def test_source_that_does_not_compile_is_refused_with_the_compiler_s_words(
 
 
 def test_it_assembles_for_pascal_within_its_registers_and_without_spills(tmp_path: Path) -> None:
-    """64 registers let four blocks of 256 threads be resident on a multiprocessor of sm_61."""
+    """64 registers let four blocks of 256 threads be resident on a multiprocessor of sm_61, 80 let three."""
     found = importlib.util.find_spec("nvidia.cuda_nvcc")
     where = [str(Path(place) / "bin") for place in (found.submodule_search_locations or [])] if found else []
     ptxas = shutil.which("ptxas", path=":".join(where)) or shutil.which("ptxas")
@@ -215,9 +328,13 @@ def test_it_assembles_for_pascal_within_its_registers_and_without_spills(tmp_pat
     (tmp_path / "face.ptx").write_bytes(load_ptx())
     command = [ptxas, "-v", "-arch=sm_61", "-o", str(tmp_path / "face.cubin"), str(tmp_path / "face.ptx")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    assert re.findall(r"Compiling entry function '(\w+)' for 'sm_61'", said).count("cut_faces") == 1
+    kernels = re.findall(r"Compiling entry function '(\w+)' for 'sm_61'", said)
+    assert set(re.findall(r"(\d+) bytes stack frame", said)) == {"0"}
     assert set(re.findall(r"(\d+) bytes spill", said)) == {"0"}
-    assert max(map(int, re.findall(r"Used (\d+) registers", said))) <= 64
+    used = dict(zip(kernels, map(int, re.findall(r"Used (\d+) registers", said)), strict=True))
+    cutters = {cutter(turns=turns, half=half): turns for turns in (False, True) for half in (False, True)}
+    assert set(used) == {"softmax_rows", *cutters}
+    assert all(registers <= (80 if cutters.get(name) else 64) for name, registers in used.items()), used
 
 
 def test_the_script_says_when_the_ptx_is_stale(build_ptx: ModuleType) -> None:

@@ -57,18 +57,39 @@ def test_an_hour_without_a_camera_is_not_an_hour_of_video(tmp_path: Path) -> Non
     assert frames_in(tmp_path / "out.mp4") == 2 + video.LONGEST_REPEAT_S * 10 + 1
 
 
-def test_a_video_whose_writing_failed_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pictures", [0, 15])
+def test_a_disk_that_fills_up_ends_a_video_that_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
+) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"the old one")
     sink = VideoSink(path, 25.0)
-    sink.write(result(0, 0.0))
+    for index in range(pictures):
+        sink.write(result(index, 40.0 * index))
     monkeypatch.setattr(video, "CHECK_EVERY", 1)
     monkeypatch.setattr(video, "SPARE_BYTES", 1 << 62)  # more than any disk has: this one is full now
-    with pytest.raises(DeviceError, match="No space left"):
-        sink.write(result(1, 40.0))
+    says = r"it ends after 0\.6 s" if pictures else "nothing was changed there"
+    with pytest.raises(DeviceError, match=f"No space left while writing .*: {says}"):
+        sink.write(result(pictures, 40.0 * pictures))
     sink.close(complete=False)
-    assert path.read_bytes() == b"the old one"
+    if pictures:
+        assert frames_in(path) == pictures
+    else:
+        assert path.read_bytes() == b"the old one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_disk_is_looked_at_however_often_pictures_are_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pictures for every frame: their number would step over every tenth."""
+    sink = VideoSink(tmp_path / "out.mp4", 20.0, keep_time=True)
+    sink.write(result(0, 0.0))
+    monkeypatch.setattr(video, "SPARE_BYTES", 1 << 62)
+    with pytest.raises(DeviceError, match="No space left"):
+        for index in range(1, 2 * video.CHECK_EVERY):
+            sink.write(result(index, 100.0 * index))
+    sink.close(complete=False)
 
 
 def test_a_video_that_lost_its_end_is_not_published(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from obedient_parts import CountingSource, FixedFaces, HandCamera, Recorder
 
-from edge_fer.core.engine import Engine, Slot
+from edge_fer.core.engine import Engine
 from edge_fer.core.errors import EdgeFerError, SourceError
 from edge_fer.runtime.detectors.haar import HaarDetector
 from edge_fer.runtime.detectors.whole_frame import WholeFrame
 from edge_fer.runtime.frames import Frame, SourceInfo
-from edge_fer.runtime.pipeline import LoopStats, Pipeline
+from edge_fer.runtime.loop_stats import LoopStats
+from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.preprocess import face_pixels, normalise_into
 from edge_fer.runtime.results import FrameResult, StopRun
 from edge_fer.runtime.sink_runner import QUEUE
@@ -165,21 +166,6 @@ def test_a_source_that_breaks_still_finishes_the_files(engine: Engine) -> None:
     with pytest.raises(SourceError, match="went away"):
         run(engine, Breaking(100), sink)
     assert sink.indices == [0, 1, 2, 3, 4]
-    assert sink.closed is False
-
-
-def test_an_engine_that_throws_ends_the_run_with_its_sentence(engine: Engine) -> None:
-    class Throwing:
-        manifest, slots = engine.manifest, engine.slots
-
-        def submit(self, slot: Slot, n: int) -> None:
-            raise EdgeFerError("the device was lost")
-
-        def wait(self, slot: Slot) -> None: ...
-
-    sink = Recorder()
-    with pytest.raises(EdgeFerError, match="device was lost"):
-        run(Throwing(), CountingSource(5), sink)  # type: ignore[arg-type]
     assert sink.closed is False
 
 

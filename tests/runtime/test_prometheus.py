@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_fer.core.engine import Engine
 from edge_fer.runtime.exposition import CONTENT_TYPE, Family, exposition
+from edge_fer.runtime.loop_stats import STAGES
 from edge_fer.runtime.metrics import Metrics
-from edge_fer.runtime.pipeline import STAGES, Pipeline
+from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.results import FrameResult
 from edge_fer.runtime.sinks.local_server import LocalServer
 from edge_fer.runtime.timing import BUCKETS_MS, Reservoir

@@ -150,8 +150,10 @@ def test_a_detector_with_a_region_search_of_its_own_is_asked_for_it(engine: Engi
             return Faces(boxes, np.ones(len(boxes), np.float32))
 
     detector, sink = Near(), Recorder()
-    assert isinstance(open_follower(detector), NearSearch)
-    Pipeline(CountingSource(12), detector, engine, [sink], detect_every=6).run()
+    assert isinstance(open_follower(detector), FlowSearch)
+    search = open_follower(detector, eyes=True)
+    assert isinstance(search, NearSearch)
+    Pipeline(CountingSource(12), detector, engine, [sink], detect_every=6, follower=search).run()
     assert detector.calls == 3, "frames 0 and 6, and the frame on which a face was lost"
     assert sink.tracks == [[1, 2]] * 12
     assert sink.boxes[2] == [(22, 22, 92, 92), (97, 22, 152, 82)]

@@ -14,13 +14,14 @@ import pytest
 from video_bytes import with_index_first
 
 from edge_fer.core.errors import SourceError, UsageError
-from edge_fer.runtime.frames import Frame, FramePool, Mailbox
-from edge_fer.runtime.sources import capture
+from edge_fer.runtime.frames import Frame, FramePool, Mailbox, ReportsState
+from edge_fer.runtime.sources import capture, images, live
 from edge_fer.runtime.sources.camera import open_camera, parse_size
 from edge_fer.runtime.sources.choose import open_source
 from edge_fer.runtime.sources.live import LiveSource
 from edge_fer.runtime.sources.stream import open_stream
 from edge_fer.runtime.sources.synthetic import SyntheticCamera
+from edge_fer.runtime.sources.video_file import VideoFile
 
 
 def drain(source: object) -> list[tuple[int, float, np.ndarray]]:
@@ -68,6 +69,37 @@ def test_pictures_come_by_name_from_folder_and_pattern(tmp_path: Path) -> None:
         means = [round(float(image.mean())) for _, _, image in drain(open_source(text, pool_size=1))]
         assert means == expected
     assert len(drain(open_source(str(tmp_path / "a.png"), pool_size=1))) == 1
+
+
+def test_a_picture_that_cannot_be_read_is_told_counted_and_passed_over(tmp_path: Path) -> None:
+    for name, value in (("b.png", 20), ("c.png", 30), ("e.png", 50)):
+        cv2.imwrite(str(tmp_path / name), np.full((20, 30, 3), value, np.uint8))
+    _write(tmp_path / "a.png", b"")
+    _write(tmp_path / "d.png", b"half a pict")
+    source, told = open_source(str(tmp_path), pool_size=1), []
+    assert isinstance(source, ReportsState)
+    source.on_state = told.append
+    frames = drain(source)
+    assert [(index, round(float(image.mean()))) for index, _, image in frames] == [(1, 20), (2, 30), (4, 50)]
+    assert (source.dropped, source.info.frames) == (2, 5)
+    assert [state.rpartition("/")[2] for state in told] == [
+        "a.png is not a picture that OpenCV can decode; passed over", "",
+        "d.png is not a picture that OpenCV can decode; passed over", "",
+    ]  # fmt: skip
+
+
+def test_pictures_that_people_watch_stay_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "PACE_S", 0.1)
+    monkeypatch.setattr(images, "LAST_S", 0.2)
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
+    source = open_source(str(tmp_path), pool_size=1, paced=True)
+    first, second = source.read(5.0), source.read(5.0)
+    assert first is not None
+    assert second is not None
+    assert second.captured_ns - first.captured_ns >= 0.1e9
+    assert source.read(5.0) is None
+    assert time.perf_counter_ns() - second.captured_ns >= 0.2e9
 
 
 @pytest.mark.parametrize(
@@ -121,7 +153,7 @@ def test_a_device_that_opens_and_gives_nothing_is_not_opened_in_a_hot_loop() -> 
     opened: list[Unplugged] = []
 
     def connect() -> Unplugged:
-        opened.append(Unplugged(0 if opened else 1, 1))
+        opened.append(Unplugged(1 if opened else 2, 1))
         return opened[-1]
 
     source = LiveSource(connect, "camera 0", pool_size=1, lost_after_s=2.0)  # type: ignore[arg-type]
@@ -194,13 +226,11 @@ class Unplugged:
         return 30.0
 
     def grab(self) -> bool:
-        return self.read()[0]
-
-    def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray | None]:
         time.sleep(0.002)
-        if self.left == 0:
-            return False, None
-        self.left -= 1
+        self.left -= self.left > 0
+        return self.left > 0
+
+    def retrieve(self, _image: np.ndarray) -> tuple[bool, np.ndarray | None]:
         return True, np.full((8, 8, 3), self.value, np.uint8)
 
     def release(self) -> None:
@@ -221,8 +251,92 @@ def test_a_camera_that_is_plugged_in_again_goes_on() -> None:
     source.close()
 
 
+def test_a_camera_may_stay_away_longer_than_a_frame_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt is told with the pause after it; whoever is told slowly does not end the run."""
+    monkeypatch.setattr(live, "RETRY_FIRST_S", 0.05)
+    captures = [Unplugged(5, 1), None, None, None, Unplugged(10_000, 2)]
+    source = LiveSource(lambda: captures.pop(0), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
+    states: list[str] = []
+
+    def tell(state: str) -> None:
+        states.append(state)
+        time.sleep(0.0 if state else 0.4)
+
+    source.on_state = tell
+    value = 1
+    while value == 1:
+        frame = source.read(0.1)
+        assert frame is not None
+        value = int(frame.image_bgr[0, 0, 0])
+        frame.release()
+    frame = source.read(5.0)
+    assert frame is not None
+    source.close()
+    pauses = ("0.05", "0.1", "0.2")
+    attempts = [f"camera 0 is gone; next attempt in {pause} s" for pause in pauses]
+    assert states == ["camera 0 is gone; trying to open it again", *attempts, ""]
+    assert source.reconnections == 1
+
+
+class Flickering(Unplugged):
+    """A camera of which every third picture arrives damaged."""
+
+    def retrieve(self, _image: np.ndarray) -> tuple[bool, np.ndarray | None]:
+        return (False, None) if self.left % 3 == 0 else super().retrieve(_image)
+
+
+def test_damaged_pictures_are_dropped_and_counted_and_the_camera_stays_open() -> None:
+    opened: list[Flickering] = []
+
+    def connect() -> Flickering:
+        opened.append(Flickering(10_000, 1))
+        return opened[-1]
+
+    source = LiveSource(connect, "camera 0", pool_size=3)  # type: ignore[arg-type,return-value]
+    indices = []
+    for _ in range(20):
+        frame = source.read(5.0)
+        assert frame is not None
+        indices.append(frame.index)
+        frame.release()
+    source.interrupt()
+    source.close()
+    assert len(opened) == 1
+    assert source.state == "live"
+    assert source.dropped >= indices[-1] + 1 - len(indices) > 0
+
+
+def test_a_bug_in_the_capture_thread_is_not_taken_for_the_end_of_the_stream() -> None:
+    class Broken(Unplugged):
+        def retrieve(self, _image: np.ndarray) -> tuple[bool, np.ndarray | None]:
+            raise TypeError("a bug of ours")
+
+    source = LiveSource(lambda: Broken(10, 1), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match="a bug of ours"):
+        source.read(5.0)
+    source.close()
+    file = VideoFile.of_capture(BrokenFile(), "film", pool_size=1)  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match="film cannot be decoded any further: no memory left"):
+        drain(file)
+    file.close()
+
+
+class BrokenFile(Unplugged):
+    """A decoder that gives two frames and then throws."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 1)
+
+    def read(self, image: np.ndarray) -> tuple[bool, np.ndarray | None]:
+        if not self.grab():
+            error = cv2.error("no memory left")
+            error.err = "no memory left"
+            raise error
+        return self.retrieve(image)
+
+
 def test_a_camera_that_stays_away_ends_the_run_with_a_sentence() -> None:
-    captures = [Unplugged(1, 1)]
+    captures = [Unplugged(2, 1)]
     source = LiveSource(
         lambda: captures.pop(0) if captures else None, "camera 0", pool_size=1, lost_after_s=0.5  # type: ignore[arg-type,return-value]
     )  # fmt: skip
@@ -280,8 +394,7 @@ class Driver:
         time.sleep(0.002)
         return True
 
-    def read(self, _image: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
-        time.sleep(0.002)
+    def retrieve(self, _image: np.ndarray) -> tuple[bool, np.ndarray]:
         size = (int(self.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(self.get(cv2.CAP_PROP_FRAME_WIDTH)))
         return True, np.zeros((*size, 3), np.uint8)
 

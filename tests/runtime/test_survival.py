@@ -18,7 +18,8 @@ from edge_fer.core.faces import Faces
 from edge_fer.runtime import backoff
 from edge_fer.runtime.face_stage import IN_FLIGHT
 from edge_fer.runtime.frames import Frame
-from edge_fer.runtime.pipeline import LoopStats, Pipeline
+from edge_fer.runtime.loop_stats import LoopStats
+from edge_fer.runtime.pipeline import Pipeline
 
 BOX = (20.0, 20.0, 90.0, 90.0)
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from edge_fer.backends.base import HostEngine
 from edge_fer.backends.tensorrt.build import ENGINE_FILE
+from edge_fer.backends.tensorrt.kernel_cache import KernelCache, open_kernel_cache
 from edge_fer.backends.tensorrt.library import import_tensorrt, listener, listening
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
-from edge_fer.core.errors import BundleError, DeviceError
+from edge_fer.core.errors import BundleError, DeviceError, DeviceMemoryError
 from edge_fer.core.manifest import EngineManifest
 from edge_fer.cuda.device import CudaDevice
+from edge_fer.cuda.failures import MAKE_ROOM
 
 _FLOAT_BYTES = 4
 
@@ -29,14 +31,16 @@ class TensorRtSlot:
     the memory of its activations.
     """
 
-    def __init__(self, trt: Any, engine: Any, device: CudaDevice, manifest: EngineManifest) -> None:
+    def __init__(
+        self, trt: Any, engine: Any, device: CudaDevice, manifest: EngineManifest, kernels: KernelCache | None
+    ) -> None:
         spec, batch = manifest.model, manifest.max_batch
         self._row_shapes = {INPUT: spec.input_shape, OUTPUT: spec.output_shape}
         self._row_bytes = {name: int(np.prod(shape)) * _FLOAT_BYTES for name, shape in self._row_shapes.items()}
         self.host = {n: device.pinned((batch, *shape), np.float32) for n, shape in self._row_shapes.items()}
         self.memory = {name: device.allocate(batch * size) for name, size in self._row_bytes.items()}
         self.stream, self.done = device.stream(), device.event()
-        self._trt, self._engine, self._name = trt, engine, spec.name
+        self._trt, self._engine, self._kernels, self._name = trt, engine, kernels, spec.name
         self._activation_bytes = activation_bytes(engine)
         self._activations = device.allocate(max(self._activation_bytes, 1))
         self._contexts: dict[int, Any] = {}
@@ -74,14 +78,16 @@ class TensorRtSlot:
             return made
         trt, engine = self._trt, self._engine
         with listening(trt) as said:
-            if hasattr(trt, "ExecutionContextAllocationStrategy"):
+            if self._kernels is not None:
+                context = engine.create_execution_context(self._kernels.runtime_config)
+            elif hasattr(trt, "ExecutionContextAllocationStrategy"):
                 context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             else:
                 context = engine.create_execution_context_without_device_memory()
             if context is None:
-                raise DeviceError(
+                raise DeviceMemoryError(
                     f"The GPU has no memory left for another execution context of {self._name}: {said.last()}.",
-                    fix="Close what else uses the GPU (nvidia-smi lists it), or build for fewer faces.",
+                    fix=MAKE_ROOM,
                 )
             if hasattr(context, "set_device_memory"):
                 context.set_device_memory(self._activations.pointer, self._activation_bytes)
@@ -99,7 +105,7 @@ class TensorRtSlot:
         """Let go of the contexts, which must not outlive their engine."""
         self.stream.synchronize()
         self._contexts.clear()
-        self._engine = None
+        self._engine = self._kernels = None
 
 
 class TensorRtEngine(HostEngine[TensorRtSlot]):
@@ -112,13 +118,16 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
             self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE_FILE).read_bytes())
         if self._engine is None:
             if said.mentions("out of memory", "outofmemory"):
-                raise DeviceError(
-                    f"The GPU has no memory left for {manifest.model.name}: {said.last()}.",
-                    fix="Close what else uses the GPU (nvidia-smi lists it).",
+                raise DeviceMemoryError(
+                    f"The GPU has no memory left for {manifest.model.name}: {said.last()}.", fix=MAKE_ROOM
                 )
             raise BundleError(f"{manifest.backend_version} does not load the plan in {folder}: {said.last()}.")
         _check_tensors(self._engine, manifest, folder)
-        super().__init__(manifest, [TensorRtSlot(self._trt, self._engine, device, manifest) for _ in range(slots)])
+        self._kernels = open_kernel_cache(self._trt, self._engine, manifest, ENGINE_FILE)
+        super().__init__(
+            manifest,
+            [TensorRtSlot(self._trt, self._engine, device, manifest, self._kernels) for _ in range(slots)],
+        )
 
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:
         """See :class:`edge_fer.core.engine.DeviceEngine`.
@@ -159,7 +168,9 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
         for slot in self._slots:
             slot.close()
         self._slots = ()
-        for name in ("_engine", "_runtime"):
+        if self._kernels is not None:
+            self._kernels.keep()
+        for name in ("_kernels", "_engine", "_runtime"):
             self.__dict__.pop(name, None)
         self.device.close()
 

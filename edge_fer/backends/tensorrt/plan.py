@@ -13,9 +13,10 @@ from edge_fer.backends.tensorrt.dialect import read_dialect
 from edge_fer.backends.tensorrt.library import Said, listener, listening
 from edge_fer.backends.tensorrt.progress import make_monitor
 from edge_fer.core.engine import INPUT, OUTPUT
-from edge_fer.core.errors import BadInputError, DeviceError, UsageError
+from edge_fer.core.errors import BadInputError, DeviceError, DeviceMemoryError, UsageError
 from edge_fer.core.files import atomic_file
 from edge_fer.core.spec import Frozen
+from edge_fer.cuda.failures import MAKE_ROOM
 
 PRECISIONS = ("fp32", "fp16", "int8")
 HARMLESS = ("INT64",)
@@ -304,9 +305,9 @@ def _cannot_build(trt: Any, order: Order, said: Said) -> DeviceError:
     if said.mentions("unsupported sm", "not supported on this platform", "no kernel image"):
         return DeviceError(f"{library} does not serve this GPU: {said.last()}.", fix=_DOCTOR)
     if said.mentions("out of memory", "outofmemory", "insufficient memory"):
-        return DeviceError(
+        return DeviceMemoryError(
             f"The GPU ran out of memory while {library} built {order.onnx.name} for up to {order.max_batch} faces: "
             f"{said.last()}.",
-            fix="Close what else uses the GPU (nvidia-smi lists it), or build for fewer faces.",
+            fix=MAKE_ROOM,
         )
     return DeviceError(f"{library} cannot build {order.onnx.name} in {order.precision}: {said.last()}.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edge_fer.core.errors import UsageError
 from edge_fer.core.faces import Faces
 from edge_fer.core.registry import resolve
+from edge_fer.core.spec import ModelSpec
 
 DETECTORS: dict[str, str] = {
     "haar": "edge_fer.runtime.detectors.haar:HaarDetector",
@@ -20,10 +21,12 @@ DETECTORS: dict[str, str] = {
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces in one picture. ``name`` tells people what ran; ``whole_frame``: it takes the frame for a crop."""
+    """Finds faces in one picture. ``name`` tells people what ran; ``whole_frame``: it takes the frame for a crop;
+    ``landmarks``: its faces have them."""
 
     name: str
     whole_frame: bool
+    landmarks: bool
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         """uint8 (H, W, 3) BGR -> faces in that picture's pixels; no face gives an empty ``Faces``."""
@@ -53,3 +56,17 @@ def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> Fa
     if path:
         raise UsageError(f"The detector {name} takes no file.", fix=f"--detector {name}")
     return cast(FaceDetector, factory() if name == "none" else factory(min_face_px=min_face_px))
+
+
+def require_eyes(detector: FaceDetector, spec: ModelSpec) -> None:
+    """Make sure that a detector tells the eyes that a network wants level. One that takes frames for faces need not:
+    they are taken as they are.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if spec.preprocess.alignment == "eyes" and not detector.whole_frame and not detector.landmarks:
+        raise UsageError(
+            f"{spec.name} wants faces with level eyes, and the detector {detector.name} tells no eyes.",
+            fix="--detector edge-fer-face, yunet or mtcnn",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +18,10 @@ from edge_fer.core.spec import DetectorSpec
 WORKING_FACE = 20.0
 """The smallest wanted face is brought to this size (root of its box's area) at the network's input: twice the smallest
 that it was trained on."""
+LARGEST_FACE = 220.0
+"""The largest face that the network was trained on, at its input."""
+COARSE_SIDE = 224
+"""Shorter side of the second, coarse look that finds larger ones; it costs a small part of the first."""
 FIELDS = 15
 NMS_IOU = 0.4
 VOTE_IOU = 0.6
@@ -104,6 +109,40 @@ def suppress(faces: Faces) -> Faces:
     )
 
 
+def at_least(faces: Faces, side_px: float) -> Faces:
+    """Those whose box has at least this side (root of its area)."""
+    large = np.sqrt((faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]).prod(axis=1)) >= side_px
+    if large.all():
+        return faces
+    landmarks = None if faces.landmarks is None else faces.landmarks[large]
+    return Faces(faces.boxes_xyxy[large], faces.scores[large], landmarks)
+
+
+def together(fine: Faces, coarse: Faces) -> Faces:
+    """Finds of two looks at one picture as one list, best first, each face once.
+
+    Half a large face may look like a face to the fine look, so what lies mostly within a surer find of the coarse one
+    goes too.
+    """
+    if len(fine) == 0 or len(coarse) == 0:
+        return coarse if len(fine) == 0 else fine
+    order = np.argsort(-np.concatenate([fine.scores, coarse.scores]), kind="stable")
+    landmarks = None
+    if fine.landmarks is not None and coarse.landmarks is not None:
+        landmarks = np.concatenate([fine.landmarks, coarse.landmarks])[order]
+    scores = np.concatenate([fine.scores, coarse.scores])[order]
+    found = suppress(Faces(np.concatenate([fine.boxes_xyxy, coarse.boxes_xyxy])[order], scores, landmarks))
+    boxes = found.boxes_xyxy
+    area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
+    corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    overlap = (np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner).clip(0).prod(axis=2)
+    inside = (
+        (overlap >= 0.8 * area[:, None]) & (area[:, None] < 0.5 * area[None]) & (found.scores[:, None] < found.scores)
+    )
+    keep = ~inside.any(axis=1)
+    return Faces(boxes[keep], found.scores[keep], None if found.landmarks is None else found.landmarks[keep])
+
+
 def picture_into(row: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: DetectorSpec) -> Geometry:
     """Write a picture, made smaller or larger to fit and kept in shape, into an input row (C, H, W) of a network.
 
@@ -139,8 +178,19 @@ def pixels_into(row: NDArray[np.float32], pixels: NDArray[np.uint8], spec: Detec
         plane[:height, width:] = middle
 
 
-class _Level:
-    """An engine of one input size with its decoder and the buffers of its pictures."""
+class Level(Protocol):
+    """An engine of one input size and what brings pictures to it."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    def look(self, image_bgr: NDArray[np.uint8], score: float, *, sampled: bool = False) -> Faces:
+        """Faces in the pixels of ``image_bgr``, uint8 (H, W, 3), from ``score`` up."""
+        ...
+
+
+class HostLevel:
+    """An engine of one input size with its decoder and the buffers of its pictures, which the CPU resizes."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.slot = engine, engine.slots[0]
@@ -192,9 +242,11 @@ class FacePyramidDetector:
         spec: the network's contract.
         min_face_px: the smallest face wanted, as the root of its box's area, in pixels of the frame.
         score: the smallest score that counts as a face; ``None``: the contract's.
+        full_level: what searches whole frames with an engine; searching near known faces is always the CPU's.
     """
 
     whole_frame = False
+    landmarks = True
 
     def __init__(
         self,
@@ -203,12 +255,13 @@ class FacePyramidDetector:
         *,
         min_face_px: int = 60,
         score: float | None = None,
+        full_level: Callable[[Engine], Level] = HostLevel,
     ) -> None:
-        self._open_at, self._spec = open_at, spec
+        self._open_at, self._spec, self._full_level = open_at, spec, full_level
         self._scale = min(1.0, WORKING_FACE / min_face_px)
         self._smallest_px = SMALLER * min_face_px
         self._score = spec.score if score is None else score
-        self._levels: dict[tuple[int, int], _Level] = {}
+        self._levels: dict[tuple[int, int], Level] = {}
         self.name = f"{spec.name}, faces from {min_face_px} px"
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -219,25 +272,35 @@ class FacePyramidDetector:
             max(step, step * math.ceil(width * self._scale / step - 0.2)),
         )
 
-    def _level(self, size_hw: tuple[int, int]) -> _Level:
+    def coarse_size_for(self, height: int, width: int) -> tuple[int, int] | None:
+        """Input size of the look that finds faces too large for :meth:`size_for`'s; ``None`` where none can be."""
+        fine = self.size_for(height, width)
+        if min(fine) <= 1.2 * LARGEST_FACE:
+            return None
+        step, factor = max(self._spec.strides), COARSE_SIDE / min(height, width)
+        return max(step, step * round(height * factor / step)), max(step, step * round(width * factor / step))
+
+    def _level(self, size_hw: tuple[int, int]) -> Level:
         level = self._levels.get(size_hw)
         if level is None:
-            level = self._levels[size_hw] = _Level(self._open_at(size_hw))
+            make = HostLevel if size_hw == NEAR_HW else self._full_level
+            level = self._levels[size_hw] = make(self._open_at(size_hw))
         return level
 
     def warm_up(self, height: int, width: int) -> None:
         """Open the engines that frames of this size need, so that the first frame does not wait for them."""
         self._level(self.size_for(height, width))
+        if (coarse := self.coarse_size_for(height, width)) is not None:
+            self._level(coarse)
         self._level(NEAR_HW)
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         found = self._level(self.size_for(*image_bgr.shape[:2])).look(image_bgr, self._score)
-        sides = np.sqrt((found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).prod(axis=1))
-        large = sides >= self._smallest_px
-        if large.all():
-            return found
-        landmarks = None if found.landmarks is None else found.landmarks[large]
-        return Faces(found.boxes_xyxy[large], found.scores[large], landmarks)
+        if (coarse := self.coarse_size_for(*image_bgr.shape[:2])) is not None:
+            # What the fine look can see is its own to find: the coarse one would only add false alarms.
+            large = at_least(self._level(coarse).look(image_bgr, self._score), LARGEST_FACE / 2 / self._scale)
+            found = together(found, large)
+        return at_least(found, self._smallest_px)
 
     def detect_near(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> Faces:
         """Faces near known ones, each searched for in a square around its last box; fewer where one is gone."""
@@ -255,7 +318,7 @@ class FacePyramidDetector:
             return Faces.empty()
         return Faces(np.stack(boxes), np.asarray(scores, np.float32), np.stack(landmarks) if landmarks else None)
 
-    def _look_near(self, level: _Level, image_bgr: NDArray[np.uint8], box: NDArray[np.float32]) -> Faces | None:
+    def _look_near(self, level: Level, image_bgr: NDArray[np.uint8], box: NDArray[np.float32]) -> Faces | None:
         height, width = image_bgr.shape[:2]
         side = float(np.sqrt(max(1.0, float((box[2] - box[0]) * (box[3] - box[1])))))
         centre, half = (box[:2] + box[2:]) / 2, NEAR_REGION * side / 2

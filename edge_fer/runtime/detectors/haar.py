@@ -27,6 +27,7 @@ class HaarDetector:
     """
 
     whole_frame = False
+    landmarks = False
 
     def __init__(self, *, min_face_px: int = 60) -> None:
         path = Path(cv2.__file__).parent / "data" / CASCADE

@@ -9,7 +9,7 @@ from edge_fer.core.faces import Faces
 
 
 class WholeFrame:
-    name, whole_frame = "none (the whole frame is the face)", True
+    name, whole_frame, landmarks = "none (the whole frame is the face)", True, False
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         height, width = image_bgr.shape[:2]

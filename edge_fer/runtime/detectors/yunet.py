@@ -22,6 +22,7 @@ class YunetDetector:
     """Boxes, scores and five landmarks; the working size follows from the smallest face wanted."""
 
     whole_frame = False
+    landmarks = True
 
     def __init__(self, path: str, *, min_face_px: int = 60, score: float = 0.6) -> None:
         if not Path(path).is_file():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
-from edge_fer.core.errors import BadInputError
+from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
 from edge_fer.core.files import describe_os_error
+
+NO_SPACE = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 class TextFile:
-    """Whole lines only. An interrupted run keeps what it had; a write that fails leaves the old file untouched.
+    """Whole lines only. A run that is interrupted, or whose disk is full, keeps the lines that it had.
 
     Nothing is created before the first line, so that a run that fails early leaves nothing behind. A pipe or a device
     (``/dev/stdout``, a FIFO) is written directly: it must not be replaced by a file.
@@ -25,33 +28,46 @@ class TextFile:
     def __init__(self, path: Path) -> None:
         check_target(path)
         self.path = path
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
         self._temporary: Path | None = None
+        self._whole = 0
         self._failed = False
 
-    def _open(self) -> TextIO:
+    def _open(self) -> FileIO:
+        # Without a buffer: what was written is in the file, and a write that fails leaves nothing to be tried again.
         if is_special(self.path):
-            return self.path.open("w", encoding="utf-8", newline="")
+            return FileIO(self.path, "w")
         handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}.", suffix=self.path.suffix, dir=self.path.parent)
         self._temporary = Path(name)
-        return os.fdopen(handle, "w", encoding="utf-8", newline="")
+        return FileIO(handle, "w")
 
     def write(self, text: str) -> None:
+        """Append whole lines; when they do not fit, none of them stays."""
+        lines = text.encode()
+        data = memoryview(lines)
         try:
             if self._file is None:
                 self._file = self._open()
-            self._file.write(text)
-            self._file.flush()
+            while data:
+                data = data[self._file.write(data) or 0 :]
         except OSError as error:
             self._failed = True
-            raise describe_os_error(error, self.path) from None
+            raise self._told(error) from None
+        self._whole += len(lines)
+
+    def _told(self, error: OSError) -> EdgeFerError:
+        if self._whole and error.errno in NO_SPACE:
+            return DeviceError(f"No space left while writing {self.path}: it ends here.", fix="Free some space.")
+        return describe_os_error(error, self.path)
 
     def close(self) -> None:
-        """Give the file its name; after a failed write, remove it instead."""
+        """Give the file its name, cut after its last whole line; a file that never had one is removed instead."""
         try:
             if self._file is not None:
+                if self._failed and self._temporary is not None:
+                    self._file.truncate(self._whole)
                 self._file.close()
-            if self._temporary is not None and not self._failed:
+            if self._temporary is not None and (self._whole or not self._failed):
                 publish(self._temporary, self.path)
         except OSError as error:
             if not self._failed:

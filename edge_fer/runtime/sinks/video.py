@@ -19,14 +19,15 @@ from edge_fer.runtime.sources.capture import open_media
 
 DEFAULT_FPS = 30.0
 SPARE_BYTES = 16 << 20
-"""OpenCV's writer does not say when the disk is full, so the run ends while this much is left."""
+"""OpenCV's writer does not say when the disk is full, so the run ends while this much is left: room enough to finish
+the video, which then is shorter and plays."""
 CHECK_EVERY = 10
 LONGEST_REPEAT_S = 5.0
 """A gap of a live source (unplugged, network gone) is shown as a still picture for at most this long."""
 
 
 class VideoSink:
-    """Writes under a temporary name; the file gets its own when it is finished, also after Ctrl-C.
+    """Writes under a temporary name; the file gets its own when it is finished, also after Ctrl-C or on a full disk.
 
     A frame of another size than the first (a camera that changes its mode) is fitted into the video's size. With
     ``keep_time`` (live sources) pictures are repeated or left out so that the video lasts as long as what was filmed,
@@ -44,12 +45,12 @@ class VideoSink:
         check_target(path)
         self._fps, self._keep_time = fps or DEFAULT_FPS, keep_time
         self._temporary: Path | None = None
-        self._failed = False
+        self._failed = self._full = False
         self._shift_ms: float | None = None
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._last = np.empty((0, 0, 3), np.uint8)
-        self._count = 0
+        self._count = self._seen = 0
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         try:
@@ -67,7 +68,7 @@ class VideoSink:
         try:
             self._write(result)
         except BaseException:
-            self._failed = True
+            self._failed = not self._full
             raise
 
     def _write(self, result: FrameResult) -> None:
@@ -75,10 +76,13 @@ class VideoSink:
         if self._writer is None:
             self._size = shape[1::-1]
             self._writer = self._open(*self._size)
-        if self._count % CHECK_EVERY == 0 and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
-            raise DeviceError(
-                f"No space left while writing {self._path}; nothing was changed there.", fix="Free some space."
-            )
+        # Counted by frames: the number of pictures, some of which are repeated, steps over multiples.
+        due = self._seen % CHECK_EVERY == 0
+        self._seen += 1
+        if due and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
+            self._full = True
+            kept = f"it ends after {self._count / self._fps:.1f} s" if self._count else "nothing was changed there"
+            raise DeviceError(f"No space left while writing {self._path}: {kept}.", fix="Free some space.")
         if not (times := self._times(result.frame.time_ms)):
             return
         for _ in range(times - 1):

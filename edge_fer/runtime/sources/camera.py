@@ -9,7 +9,7 @@ import cv2
 from edge_fer.core.errors import UsageError
 from edge_fer.runtime.frames import PictureMemory
 from edge_fer.runtime.sources.capture import open_capture
-from edge_fer.runtime.sources.live import LiveSource
+from edge_fer.runtime.sources.live import LOST_AFTER_S, LiveSource
 
 _APIS = {"linux": cv2.CAP_V4L2, "darwin": cv2.CAP_AVFOUNDATION, "win32": cv2.CAP_MSMF}
 SIZE, FPS = (1280, 720), 30
@@ -35,6 +35,7 @@ def open_camera(
     size: tuple[int, int] = SIZE,
     fps: float = FPS,
     memory: PictureMemory | None = None,
+    lost_after_s: float = LOST_AFTER_S,
 ) -> LiveSource:
     """Open camera ``index`` and ask for MJPG at a size (width, height) and a rate; what was granted is in ``info``.
 
@@ -72,6 +73,7 @@ def open_camera(
         f"camera {index}",
         pool_size=pool_size,
         memory=memory,
+        lost_after_s=lost_after_s,
         fix=f"Check that it is plugged in, allowed, and not used by another program ({listing}); or try --demo.",
         describe=describe,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, SourceInfo
@@ -14,28 +16,48 @@ from edge_fer.runtime.frames import Frame, SourceInfo
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp", ".tif", ".tiff"})
 
 
-class Images:
-    """Each picture is one frame; sizes may differ. ``time_ms`` counts one second a picture."""
+PACE_S = 1.0
+LAST_S = 3.0
+"""How long a picture is shown where people look on; the last one longer."""
 
-    def __init__(self, paths: list[Path], description: str) -> None:
+
+class Images:
+    """Each picture is one frame; sizes may differ. ``time_ms`` counts one second a picture.
+
+    A picture among others that cannot be read is told, counted as dropped, and passed over.
+
+    Args:
+        paced: hand them out one a second, for showing to people.
+    """
+
+    def __init__(self, paths: list[Path], description: str, *, paced: bool = False) -> None:
         if not paths:
             raise SourceError(
                 f"{description} holds no pictures.", fix=f"Pictures end in {', '.join(sorted(SUFFIXES))}."
             )
-        self._paths = paths
-        self._next = 0
-        height, width = self._load(paths[0]).shape[:2]
+        self._paths, self._pace_s = paths, PACE_S if paced else 0.0
+        self._next, self._due = 0, 0.0
+        self.dropped = 0
+        self.on_state: Callable[[str], None] = lambda _state: None
+        self._told = False
+        height, width = self._first_of(paths).shape[:2]
         self._info = SourceInfo(description, width, height, 0.0, live=False, frames=len(paths), continuous=False)
 
     @property
     def info(self) -> SourceInfo:
         return self._info
 
-    @property
-    def dropped(self) -> int:
-        return 0
+    def _first_of(self, paths: list[Path]) -> NDArray[np.uint8]:
+        """The first picture that can be read; when none can, the first one's error."""
+        errors: list[SourceError] = []
+        for path in paths:
+            try:
+                return self._load(path)
+            except SourceError as error:
+                errors.append(error)
+        raise errors[0]
 
-    def _load(self, path: Path) -> np.ndarray:
+    def _load(self, path: Path) -> NDArray[np.uint8]:
         try:
             data = np.fromfile(path, dtype=np.uint8)
         except OSError as error:
@@ -46,18 +68,37 @@ class Images:
         return np.asarray(image, dtype=np.uint8)
 
     def read(self, timeout_s: float) -> Frame | None:
-        if self._next == len(self._paths):
-            return None
-        frame = Frame(self._load(self._paths[self._next]))
-        frame.index, frame.time_ms, frame.captured_ns = self._next, 1000.0 * self._next, time.perf_counter_ns()
-        self._next += 1
-        return frame
+        self._wait()
+        while self._next < len(self._paths):
+            index = self._next
+            self._next += 1
+            try:
+                image = self._load(self._paths[index])
+            except SourceError as error:
+                self.dropped += 1
+                self._told = True
+                self.on_state(f"{error.message.rstrip('.')}; passed over")
+                continue
+            if self._told:
+                self._told = False
+                self.on_state("")
+            frame = Frame(image)
+            frame.index, frame.time_ms, frame.captured_ns = index, 1000.0 * index, time.perf_counter_ns()
+            if self._pace_s:
+                self._due = time.perf_counter() + (self._pace_s if self._next < len(self._paths) else LAST_S)
+            return frame
+        return None
+
+    def _wait(self) -> None:
+        """Until the picture before has been seen long enough, or the end is asked for."""
+        while (left := self._due - time.perf_counter()) > 0:
+            time.sleep(min(left, 0.05))
 
     def interrupt(self) -> None:
-        self._next = len(self._paths)
+        self._next, self._due = len(self._paths), 0.0
 
     def close(self) -> None:
-        self._next = len(self._paths)
+        self.interrupt()
 
 
 def find_images(where: Path) -> list[Path]:

@@ -15,14 +15,17 @@ from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, So
 RETRY_FIRST_S, RETRY_LAST_S = 0.5, 8.0
 LOST_AFTER_S = 60.0
 """A device that stays away this long ends the run, unless ``lost_after_s`` says otherwise."""
+MOST_SPOILT = 30
+"""So many pictures in a row that came and could not be decoded: then the device is opened anew."""
 
 
 class LiveSource:
     """Reads a ``VideoCapture`` as fast as it delivers and keeps the newest frame only.
 
     When the device vanishes (unplugged, network gone) it is opened again with growing pauses; ``state`` and
-    ``on_state`` say so. Until the first ``read`` frames are taken off the device, so that its queue holds no old ones,
-    and not counted: nobody has missed them.
+    ``on_state`` say so, with the time of the next attempt. Until the first ``read`` frames are taken off the device, so
+    that its queue holds no old ones, and not counted: nobody has missed them. A picture that came damaged (USB loses
+    packets) counts as dropped.
 
     Args:
         connect: opens the device, or returns ``None``.
@@ -54,10 +57,10 @@ class LiveSource:
         self._mailbox = Mailbox()
         self._stop = threading.Event()
         self._wanted = False
-        self._error: SourceError | None = None
+        self._error: BaseException | None = None
         self.state = "live"
         self.reconnections = 0
-        self._starved = 0
+        self._missed = 0
         self._thread = threading.Thread(target=self._loop, args=(capture,), name="capture", daemon=True)
         self._thread.start()
 
@@ -67,17 +70,17 @@ class LiveSource:
 
     @property
     def dropped(self) -> int:
-        return self._mailbox.dropped + self._starved
+        return self._mailbox.dropped + self._missed
 
     def _loop(self, first: cv2.VideoCapture) -> None:
         capture: cv2.VideoCapture | None = first
-        index, began_ns, pause = 0, 0, 0.0
+        index, began_ns, pause, spoilt = 0, 0, 0.0, 0
         alive = time.perf_counter()
         try:
             while not self._stop.is_set():
                 if capture is None:
                     # A device that opens and then gives nothing must not be opened in a hot loop.
-                    self._stop.wait(pause)
+                    self._rest(pause)
                     pause = min(max(2 * pause, RETRY_FIRST_S), RETRY_LAST_S)
                     if (capture := self._reconnect(alive + self._lost_after_s)) is None:
                         return
@@ -87,30 +90,43 @@ class LiveSource:
                     # Nobody reads yet, or every buffer is held by a consumer: take the picture off the device's queue
                     # all the same, so that the next one is fresh.
                     if capture.grab():
-                        self._starved += counted
+                        self._missed += counted
                         index += counted
+                        alive = time.perf_counter()
                     else:
                         self._disconnect(capture)
                         capture = None
                     continue
-                grabbed, image = capture.read(frame.target(self._info.height, self._info.width))
-                if not grabbed:
+                grabbed = capture.grab()
+                whole, image = (
+                    capture.retrieve(frame.target(self._info.height, self._info.width)) if grabbed else (False, None)
+                )
+                if not whole:
                     frame.release()
-                    self._disconnect(capture)
-                    capture = None
+                    self._missed += grabbed
+                    index += grabbed
+                    spoilt += 1
+                    if not grabbed or spoilt > MOST_SPOILT:
+                        self._disconnect(capture)
+                        capture, spoilt = None, 0
                     continue
-                if self.state != "live":
-                    self.state = "live"
-                    self.on_state("")
-                pause, alive = 0.0, time.perf_counter()
+                spoilt = 0
                 frame.hold(np.asarray(image, dtype=np.uint8))
                 frame.captured_ns = time.perf_counter_ns()
                 began_ns = began_ns or frame.captured_ns
                 frame.index, frame.time_ms = index, (frame.captured_ns - began_ns) / 1e6
                 index += 1
+                back = self.state != "live"
+                self.reconnections += back
                 self._mailbox.put(frame)
+                pause, alive = 0.0, time.perf_counter()
+                if back:
+                    self.state = "live"
+                    self.on_state("")
         except cv2.error as error:
             self._error = SourceError(f"{self._name} broke: {error.err}.")
+        except BaseException as error:  # raised where the frames are read, or the run would seem to have ended well
+            self._error = error
         finally:
             if capture is not None:
                 capture.release()
@@ -126,15 +142,17 @@ class LiveSource:
         pause = RETRY_FIRST_S
         while not self._stop.is_set() and time.perf_counter() < until:
             if (capture := self._connect()) is not None:
-                self.reconnections += 1
                 return capture
-            self._stop.wait(min(pause, max(0.0, until - time.perf_counter())))
+            self._rest(min(pause, max(0.0, until - time.perf_counter())))
             pause = min(2 * pause, RETRY_LAST_S)
         if not self._stop.is_set():
-            self._error = SourceError(
-                f"{self._name} went away and did not come back within {self._lost_after_s:.0f} s."
-            )
+            self._error = SourceError(f"{self._name} went away and did not come back within {self._lost_after_s:g} s.")
         return None
+
+    def _rest(self, pause_s: float) -> None:
+        if pause_s:
+            self.on_state(f"{self._name} is gone; next attempt in {pause_s:.2g} s")
+            self._stop.wait(pause_s)
 
     def interrupt(self) -> None:
         self._stop.set()
@@ -152,7 +170,9 @@ class LiveSource:
                 raise self._error
             if self._mailbox.closed:
                 return None
-            if time.perf_counter() > end and self.state == "live":
+            if self.state != "live":
+                end = time.perf_counter() + timeout_s  # an absence has a patience of its own
+            elif time.perf_counter() > end:
                 raise SourceError(f"{self._name} gave no frame within {timeout_s:.0f} s.")
 
     def close(self) -> None:

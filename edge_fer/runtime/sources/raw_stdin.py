@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import get_args
 
 import cv2
 import numpy as np
 
 from edge_fer.core.errors import SourceError, UsageError
+from edge_fer.cuda.raw_picture import Pixels, RawPicture
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 
 AHEAD = 2
@@ -97,7 +99,8 @@ class RawStdin:
         layout: what the bytes mean.
         pool_size: frames that consumers may hold at once.
         descriptor: where to read; it stays open.
-        memory: where the frames' pictures lie; default: ordinary memory.
+        memory: where the frames' pictures lie; default: ordinary memory. NV12 and YUYV are then kept there as they come
+            (``Frame.raw``), for a GPU to read: they are a half and two thirds of BGR's bytes.
 
     Raises:
         SourceError: standard input is a terminal, or closed.
@@ -116,8 +119,13 @@ class RawStdin:
         self._layout, self._descriptor = layout, descriptor
         description = f"raw {layout.pixels} frames on stdin"
         self._info = SourceInfo(description, layout.width, layout.height, layout.fps, live=layout.live)
+        self._kept: Pixels | None = None
+        self._memory = memory
+        if memory is not None and layout.pixels != "bgr24":
+            self._kept = next((pixels for pixels in get_args(Pixels) if pixels == layout.pixels), None)
         # One frame is being read into, and what waits.
-        self._pool = FramePool(pool_size + 1 + (1 if layout.live else AHEAD), memory)
+        size = pool_size + 1 + (1 if layout.live else AHEAD)
+        self._pool = FramePool(size, None if self._kept is not None else memory)
         self._raw = np.empty(layout.shape, np.uint8)
         self._conversion = FORMATS[layout.pixels][1]
         self._mailbox = Mailbox()
@@ -170,7 +178,12 @@ class RawStdin:
         """Read one whole frame; false at the end of the input."""
         layout = self._layout
         picture = frame.room((layout.height, layout.width, 3))
-        target = picture if self._conversion is None else self._raw
+        raw = self._raw
+        if self._kept is not None and self._memory is not None:
+            if frame.raw is None:
+                frame.raw = RawPicture(self._memory.allocate(layout.shape), self._kept)
+            raw = frame.raw.memory
+        target = picture if self._conversion is None else raw
         got = self._read_into(target.data.cast("B"))
         if got < layout.frame_bytes:
             if self._stop:
@@ -185,7 +198,7 @@ class RawStdin:
                 self._error = SourceError("Standard input ended before the first frame.", fix=f"Feed it: {FEED}")
             return False
         if self._conversion is not None:
-            cv2.cvtColor(self._raw, self._conversion, dst=picture)
+            cv2.cvtColor(raw, self._conversion, dst=picture)
         return True
 
     def _read_into(self, view: memoryview) -> int:

@@ -7,7 +7,7 @@ import cv2
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import FrameSource, PictureMemory
 from edge_fer.runtime.sources.capture import open_media
-from edge_fer.runtime.sources.live import LiveSource
+from edge_fer.runtime.sources.live import LOST_AFTER_S, LiveSource
 from edge_fer.runtime.sources.video_file import VideoFile
 
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://")
@@ -16,7 +16,14 @@ TIMEOUT_MS = 5000
 """A stream that is silent for this long is given up and opened again; shorter than the loop's own patience."""
 
 
-def open_stream(url: str, *, pool_size: int, paced: bool = False, memory: PictureMemory | None = None) -> FrameSource:
+def open_stream(
+    url: str,
+    *,
+    pool_size: int,
+    paced: bool = False,
+    memory: PictureMemory | None = None,
+    lost_after_s: float = LOST_AFTER_S,
+) -> FrameSource:
     """Open a stream by URL. Credentials in the URL are never shown.
 
     A URL whose video has an end (a file on a web server) is read as a file is: in order, nothing dropped, once.
@@ -37,4 +44,5 @@ def open_stream(url: str, *, pool_size: int, paced: bool = False, memory: Pictur
         f"stream {shown}",
         pool_size=pool_size,
         memory=memory,
+        lost_after_s=lost_after_s,
     )

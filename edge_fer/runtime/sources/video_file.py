@@ -21,6 +21,8 @@ from edge_fer.runtime.sources.container import check_container
 
 AHEAD = 2
 """Decoded frames that may wait. More would only hide a slow consumer for longer."""
+MOST_SPOILT = 250
+"""Frames in a row that a file announces and that cannot be decoded, before it is taken to have ended."""
 NOMINAL_FPS = 25.0
 """For containers that tell neither times nor a rate."""
 
@@ -70,7 +72,7 @@ class VideoFile:
         fps = fps if 0 < fps < 1000 else 0.0
         self._info = SourceInfo(description, width, height, fps, live=False, frames=count if count > 0 else None)
         self._pool = FramePool(pool_size + AHEAD + 1, memory)
-        self._ready: queue.Queue[Frame | SourceError | None] = queue.Queue(AHEAD)
+        self._ready: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._decode, name="decode", daemon=True)
         self._thread.start()
@@ -84,7 +86,15 @@ class VideoFile:
         return 0
 
     def _decode(self) -> None:
-        capture, index = self._capture, 0
+        try:
+            self._decode_all()
+        except cv2.error as error:
+            self._hand_over(SourceError(f"{self._path} cannot be decoded any further: {error.err}."))
+        except BaseException as error:  # raised where the frames are read, instead of a silence there
+            self._hand_over(error)
+
+    def _decode_all(self) -> None:
+        capture, index, spoilt = self._capture, 0, 0
         assert capture is not None
         began, time_ms = time.perf_counter(), 0.0
         while not self._stop.is_set():
@@ -92,9 +102,15 @@ class VideoFile:
             if frame is None:
                 continue
             grabbed, image = capture.read(frame.target(self._info.height, self._info.width))
+            if not grabbed and index and spoilt < MOST_SPOILT and index < (self._info.frames or 0):
+                # OpenCV stops at a packet that FFmpeg refuses; asked again, it goes on with the next one.
+                frame.release()
+                index, spoilt = index + 1, spoilt + 1
+                continue
             if not grabbed:
                 self._hand_over(None if index else SourceError(f"{self._path} holds no frame that can be decoded."))
                 return
+            spoilt = 0
             frame.hold(np.asarray(image, dtype=np.uint8))
             time_ms = self._time_of(float(capture.get(cv2.CAP_PROP_POS_MSEC)), index, time_ms)
             frame.index, frame.time_ms = index, time_ms
@@ -110,7 +126,7 @@ class VideoFile:
             return max(0.0, stamp_ms)
         return stamp_ms if stamp_ms > before_ms else before_ms + 1000 / (self._info.fps or NOMINAL_FPS)
 
-    def _hand_over(self, item: Frame | SourceError | None) -> None:
+    def _hand_over(self, item: Frame | BaseException | None) -> None:
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -132,7 +148,7 @@ class VideoFile:
                     return None
                 if time.perf_counter() > end:
                     raise SourceError(f"{self._path} gave no frame within {timeout_s:.0f} s.") from None
-        if isinstance(item, SourceError):
+        if isinstance(item, BaseException):
             raise item
         if item is not None and not self._paced:
             # A file waits for its reader, so its frames are born when they are fetched.

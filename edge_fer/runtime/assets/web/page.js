@@ -43,6 +43,7 @@ function connect() {
   });
   events.addEventListener("state", (event) => {
     const told = JSON.parse(event.data).state;
+    if (newest !== null) newest.state = told;  // it came before, and is still to be drawn
     state(told || "live", told ? "lost" : "live");
   });
   events.addEventListener("frame", (event) => {
@@ -72,7 +73,7 @@ function draw() {
   const record = newest;
   newest = null;
   if (record === null || paused) return;
-  state(record.state || "live", record.state ? "lost" : "live");
+  if (!ended) state(record.state || "live", record.state ? "lost" : "live");
   at("fps").textContent = record.fps.toFixed(record.fps < 10 ? 1 : 0);
   at("age").textContent = `${record.age_ms.toFixed(record.age_ms < 10 ? 1 : 0)} ms`;
   at("dropped").textContent = record.dropped;
