@@ -12,6 +12,8 @@ from hypothesis import settings
 
 from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
 
+# Texts of tests and of the commands that they start are UTF-8, whatever a library does to the locale of a worker.
+os.environ.setdefault("PYTHONUTF8", "1")
 # A deadline would measure the machine: on a busy one every property would fail.
 settings.register_profile("no wall time", deadline=None)
 settings.load_profile("no wall time")

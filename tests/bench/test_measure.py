@@ -159,8 +159,8 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path) -> None:
     written = read_json(json)
     assert [case.error for case in written.cases] == [""] * 4
     assert written.untrained == ("small",)
-    assert "edge-fer bench --plan" in markdown.read_text()
-    assert "| edge-fer-compact | ORT int8 |" in markdown.read_text()
+    assert "edge-fer bench --plan" in markdown.read_text(encoding="utf-8")
+    assert "| edge-fer-compact | ORT int8 |" in markdown.read_text(encoding="utf-8")
 
 
 def test_when_nothing_could_be_measured_the_command_fails_after_writing_why(tmp_path: Path) -> None:

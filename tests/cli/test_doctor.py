@@ -33,7 +33,7 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [sys.executable, "-m", "edge_fer", "doctor", *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "COLUMNS": "200", **environment},
         timeout=240,
     )

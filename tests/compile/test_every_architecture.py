@@ -26,23 +26,24 @@ from edge_fer.models.registry import ARCHITECTURES, build_model
 
 pytestmark = pytest.mark.slow
 
-CHOSEN = ("cnn_baseline", "convnext_tiny", "resemotenet", "resnet50_fpn", "resnet50_transformer", "resnet50_vggface2")
-"""One of each family that no other test takes all the way; EDGE_FER_EVERY_NETWORK=1 takes them all, in ten minutes."""
+CHOSEN = ("convnext_tiny", "resemotenet", "resnet50_transformer")
+"""One of each kind of arithmetic that no other test takes all the way; EDGE_FER_EVERY_NETWORK=1 takes every network, in
+ten minutes."""
+REFUSED = {("resnet50_transformer", "openvino"), ("resnet50_fpn_transformer", "openvino")}
+"""OpenVINO 2026.4 computes something else than these files say: half of the labels differ from ONNX Runtime's. What
+counts here is that `compile` says so and that `run` will not use it."""
 NETWORKS = CHOSEN
 if os.environ.get("EDGE_FER_EVERY_NETWORK"):
     NETWORKS = tuple(sorted(name for name, found in ARCHITECTURES.items() if found.task == "classification"))
 GREY = {"cnn_baseline", "compact", "resemotenet"}
 SIDE, FACES, MOST_STEPS = 32, 64, 80
-GRID_SIDE = 64
-"""Of networks with a transformer: at 32 pixels it would see a single place."""
 
 
 def contract(arch: str) -> ModelSpec:
     colour = {"colour": "gray", "mean": (0.5,), "std": (0.25,)}
     if arch not in GREY:
         colour = {"colour": "rgb", "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    side = GRID_SIDE if "transformer" in arch else SIDE
-    preprocess = PreprocessSpec.model_validate({"size_hw": (side, side), **colour})
+    preprocess = PreprocessSpec.model_validate({"size_hw": (SIDE, SIDE), **colour})
     return ModelSpec(name=arch.replace("_", "-"), arch=arch, preprocess=preprocess)
 
 
@@ -87,9 +88,11 @@ def test_it_learns_exports_compiles_to_int8_and_runs_in_the_loop(
         assert check_parity(model, logits, inputs, arch).max_gap < 1e-4 * max(1.0, float(np.abs(logits).max()))
         checkpoint, bundle, pictures = tmp_path / "weights.safetensors", tmp_path / "bundle", tmp_path / "pictures"
         save_checkpoint(checkpoint, spec, {}, model)
-        compile_model(
+        report = compile_model(
             CompileRequest(checkpoint=checkpoint, out=bundle, precision="int8", calibration=face_folder, build=False)
         )
+    strayed = {(arch, found.backend): found.error for found in report.candidates if found.error is not None}
+    assert set(strayed) == {pair for pair in REFUSED if pair[0] == arch}
     pictures.mkdir()
     for index, image in enumerate(images):
         cv2.imwrite(str(pictures / f"{index:02d}.png"), image)
@@ -97,6 +100,10 @@ def test_it_learns_exports_compiles_to_int8_and_runs_in_the_loop(
         lines = tmp_path / f"{backend}.jsonl"
         order = ["run", "--source", str(pictures), "--engine", str(bundle), "--backend", backend, "--precision", "int8"]
         done = CliRunner().invoke(app, [*order, "--detector", "none", "--no-show", "--jsonl", str(lines)])
+        if (arch, backend) in REFUSED:
+            assert done.exit_code != 0
+            assert "gives other logits than the verified model" in str(done.exception)
+            continue
         assert done.exit_code == 0, done.output
         rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
         found = [row["faces"][0]["label"] for row in rows if row["faces"]]
