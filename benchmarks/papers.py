@@ -37,7 +37,8 @@ def reproduced(row: dict[str, Any]) -> str:
     """What a training of ours gave, or what it would take."""
     folder = MODELS / row["trained"] if "trained" in row else None
     if folder is None or not (folder / "fp32.json").is_file():
-        return f"no result: {row['note']}" if "note" in row else f"not run: needs {row['needs']}"
+        text = f"not run: needs {row['needs']}"
+        return f"{text}; {row['note']}" if "note" in row else text
     found = json.loads((folder / "fp32.json").read_text(encoding="utf-8"))
     low, high = found["top1_interval"]
     text = f"**{found['top1']:.2%}** ({low:.1%} to {high:.1%}), {found['data']}, {found['n']:,} faces"
