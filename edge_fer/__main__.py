@@ -1,6 +1,28 @@
-"""``python -m edge_fer`` is ``edge-fer``."""
+"""Entry point of ``edge-fer`` and ``python -m edge_fer``.
 
-from edge_fer.cli.main import main
+The command line is imported inside of it, so that Ctrl-C is answered alike while its libraries load, in the middle of a
+command, and afterwards.
+"""
+
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line; exit codes as in :func:`edge_fer.cli.main.main`, and 130 when interrupted."""
+    try:
+        from edge_fer.cli.main import main as command_line
+
+        command_line()
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer makes a silent exit with 130 of Ctrl-C in a command; before and after the command Python's own comes.
+        if isinstance(end, SystemExit) and end.code != 130:
+            raise
+        # An impatient second Ctrl-C ends the process while it tidies up, without a word.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.stderr.write("edge-fer: interrupted.\n")
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

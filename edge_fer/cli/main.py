@@ -66,9 +66,9 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the console script.
+    """Run the command that was typed; interruptions are answered by ``edge_fer/__main__.py``.
 
-    Exit codes: 0 success, 1 a bug of ours, 2 usage, 3 bad input, 4 environment or device, 130 interrupted.
+    Exit codes: 0 success, 1 a bug of ours, 2 usage, 3 bad input, 4 environment or device.
     """
     try:
         app()
@@ -77,9 +77,6 @@ def main() -> None:
         if error.fix:
             typer.secho(f"  {error.fix}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("edge-fer: interrupted.", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (``| head``); silence the interpreter's own complaint at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -191,7 +191,7 @@ def _outcomes(jobs: Sequence[Job], recipe: PrepareRecipe, folder: Path, workers:
     rest = iter(chunks)
     try:
         while True:
-            with _no_main_module():
+            with _no_main_module(), _interrupts_held():
                 for chunk in rest:
                     running.add(pool.submit(_work, chunk))
                     if len(running) >= 4 * workers:
@@ -220,6 +220,21 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C while processes start, where the system can: a child inherits the hold, so that one which still
+    imports does not end with a traceback when the terminal interrupts everybody. The parent gets the signal afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _state: tuple[FaceCutter, PrepareRecipe, Path] | None = None

@@ -69,3 +69,18 @@ def test_a_bug_of_ours_is_called_one_and_shows_its_traceback_on_request() -> Non
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "EDGE_FER_TRACEBACK": "1"}
     )
     assert "Traceback" in loud.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_ctrl_c_while_libraries_load_is_one_sentence() -> None:
+    code = (
+        "import builtins, os, signal\n"
+        "from edge_fer.__main__ import main\n"
+        "load = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'typer':\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(name, *rest)\n"
+        "builtins.__import__ = interrupted\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "edge-fer: interrupted.\n")

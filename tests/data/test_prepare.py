@@ -280,6 +280,44 @@ def test_a_killed_run_leaves_nothing_half_made(tmp_path: Path, how: str) -> None
     assert not list(out.rglob(".*")), "no temporary file is left"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the children in /proc")
+def test_ctrl_c_while_the_processes_start_is_one_sentence(tmp_path: Path) -> None:
+    for n in range(64):
+        put(tmp_path / "faces" / EMOTIONS[n % 7] / f"{n}.png", pattern(n))
+    recipe = write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}], twins=None)
+    command = [sys.executable, "-m", "edge_fer", "data", "prepare", "--config", str(recipe)]
+    child = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out"), "--workers", "2"],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+    try:
+        while child.poll() is None and not any(_imports(pid) for pid in children.read_text().split()):
+            time.sleep(0.001)
+        os.killpg(child.pid, signal.SIGINT)
+        told, complaints = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert "the same command goes on" in told
+    assert complaints.strip() == "edge-fer: interrupted."
+    assert not (tmp_path / "out").exists()
+
+
+def _imports(pid: str) -> bool:
+    """Whether a process has begun with the imports of one that cuts faces, and OpenCV is among what it has loaded."""
+    try:
+        return (
+            b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and "cv2" in Path(f"/proc/{pid}/maps").read_text()
+        )
+    except OSError:
+        return False
+
+
 def test_a_finished_dataset_is_not_made_twice_and_never_replaced_unasked(tmp_path: Path, tree: Path) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}])
     arguments = ("--config", str(recipe), "--out", str(tmp_path / "out"), "--workers", "1")
