@@ -29,7 +29,7 @@ from edge_fer.runtime.frames import FrameSource
 from edge_fer.runtime.loop_stats import LoopStats
 from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.preprocess import FaceCropper
-from edge_fer.runtime.region_search import open_follower
+from edge_fer.runtime.region_search import FlowSearch
 from edge_fer.runtime.sources.capture import open_media
 from edge_fer.runtime.sources.choose import open_source
 from edge_fer.runtime.sources.synthetic import SyntheticCamera
@@ -131,7 +131,7 @@ def parts(order: dict[str, Any]) -> dict[str, Any]:
     capture.release()
     found = [rig.detector.detect(image).boxes_xyxy for image in pictures[::10]]
     detect = [_timed(partial(rig.detector.detect, image)) for image in pictures]
-    follower, follow = open_follower(rig.detector), []
+    follower, follow = FlowSearch(), []
     for index, image in enumerate(pictures):
         if index % 10 == 0:
             follower.see(image, found[index // 10])

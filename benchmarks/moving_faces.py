@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from edge_fer.runtime.detection_schedule import DetectionSchedule
 from edge_fer.runtime.detectors.base import FaceDetector
 from edge_fer.runtime.face_finder import FaceFinder
 from edge_fer.runtime.frames import Frame
-from edge_fer.runtime.region_search import open_follower
+from edge_fer.runtime.region_search import FlowSearch
 from edge_fer.runtime.timing import Reservoir
 from edge_fer.runtime.tracking import Tracker
 
@@ -45,7 +45,7 @@ WIDTH, HEIGHT, FPS = 1280, 720, 30
 SIDES_PX = (24, 40, 80, 160, 320)
 """Root of the area of the teacher's box."""
 MIN_FACE_PX = 20
-CLIPS, FRAMES = 10, 60
+CLIPS, FRAMES = 3, 60
 NOISE = 2.0
 """Standard deviation of the sensor's noise, grey levels."""
 Boxes = NDArray[np.float32]
@@ -121,13 +121,28 @@ def clip(
             placed = matrix.copy()
             placed[:, :2] *= shrink
             placed[:, 2] += matrix[:, :2] @ [(shrink - 1) / 2, (shrink - 1) / 2]
-            pasted = cv2.warpAffine(crop, placed, (WIDTH, HEIGHT)).astype(np.float32)
-            weight = cv2.warpAffine(mask, placed, (WIDTH, HEIGHT))[..., None]
-            picture += weight * (pasted - picture)
+            paste(picture, crop, mask, placed)
             span = np.array([right - left, bottom - top]) * scale / 2
             truth.append([*(centre - span), *(centre + span)])
         picture += rng.normal(0, NOISE, (HEIGHT, WIDTH, 1)).astype(np.float32)
         yield np.clip(picture + 0.5, 0, 255).astype(np.uint8), np.array(truth, np.float32)
+
+
+def paste(
+    picture: NDArray[np.float32], crop: NDArray[np.uint8], mask: NDArray[np.float32], placed: NDArray[np.float64]
+) -> None:
+    """Lay a crop over the picture through its mask; ``placed`` (2, 3) takes the crop's pixels to the picture's."""
+    height, width = crop.shape[:2]
+    corners = np.array([[-1, -1], [width, -1], [-1, height], [width, height]]) @ placed[:, :2].T + placed[:, 2]
+    x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0).tolist()
+    x1, y1 = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, (WIDTH, HEIGHT)).tolist()
+    if x0 >= x1 or y0 >= y1:
+        return
+    here = placed - [[0, 0, x0], [0, 0, y0]]
+    size = (x1 - x0, y1 - y0)
+    part = picture[y0:y1, x0:x1]
+    pasted = cv2.warpAffine(crop, here, size).astype(np.float32)
+    part += cv2.warpAffine(mask, here, size)[..., None] * (pasted - part)
 
 
 def pair(found: Boxes, truth: Boxes) -> list[tuple[int, int]]:
@@ -168,7 +183,7 @@ def as_in_the_loop(detector: FaceDetector, frames: list[NDArray[np.uint8]]) -> I
     finder = FaceFinder(
         detector,
         Tracker(7),
-        open_follower(detector),
+        FlowSearch(),
         DetectionSchedule(None, live=True),
         continuous=True,
         detect_ms=Reservoir(),
@@ -184,17 +199,23 @@ def as_in_the_loop(detector: FaceDetector, frames: list[NDArray[np.uint8]]) -> I
 WAYS = {"every frame": searching, "as in run": as_in_the_loop}
 
 
-def measure(
-    detectors: dict[str, FaceDetector], films: dict[int, list[list[tuple[NDArray[np.uint8], Boxes]]]]
-) -> list[Line]:
+Film = list[tuple[NDArray[np.uint8], Boxes]]
+"""Frames with the true boxes in them; 170 MB."""
+
+
+def measure(detectors: dict[str, FaceDetector], films: dict[int, Iterable[Film]]) -> list[Line]:
     """Play every film to every detector, both ways; detectors take turns on each film."""
     lines = []
     for side, clips in films.items():
+        faces = shown = 0
         took: dict[tuple[str, str], list[float]] = {}
         hits: dict[tuple[str, str], list[tuple[Boxes, Boxes]]] = {}
         false: dict[tuple[str, str], int] = {}
         for frames in clips:
+            sys.stderr.write(f"faces of {side} pixels: film {shown // FRAMES + 1} …\n")
             images = [image for image, _ in frames]
+            shown += len(frames)
+            faces += sum(len(truth) for _, truth in frames)
             for name, detector in detectors.items():
                 for way, play in WAYS.items():
                     key = name, way
@@ -206,8 +227,6 @@ def measure(
                         pairs = pair(found, truth)
                         hits.setdefault(key, []).extend((found[i], truth[j]) for i, j in pairs)
                         false[key] = false.get(key, 0) + len(found) - len(pairs)
-        faces = sum(len(truth) for frames in clips for _, truth in frames)
-        shown = sum(len(frames) for frames in clips)
         for (name, way), times in took.items():
             found = np.array([a for a, _ in hits[name, way]], np.float32).reshape(-1, 4)
             true = np.array([b for _, b in hits[name, way]], np.float32).reshape(-1, 4)
@@ -221,11 +240,12 @@ def measure(
     return lines
 
 
-def table(lines: list[Line], command: str) -> str:
+def table(lines: list[Line], command: str, clips: int) -> str:
     """A Markdown page."""
     text = [
         "# Moving faces",
         "",
+        f"{cpu_identity()}, one thread; {clips} films of {FRAMES} frames for every size of face.",
         f"Two faces in 720p pictures at 30 frames a second, searched for from {MIN_FACE_PX} pixels up. Every cell:",
         "recall / overlap / overlap with the detector's habit taken out; then false alarms a frame and milliseconds a",
         "frame over all sizes. What was counted how: [moving_faces.py](moving_faces.py), which writes this page. Faces",
@@ -249,25 +269,20 @@ def table(lines: list[Line], command: str) -> str:
     return "\n".join(text) + "\n"
 
 
-def films_of(held: HeldOut, clips: int) -> dict[int, list[list[tuple[NDArray[np.uint8], Boxes]]]]:
-    """Films by size: scenes without a face, and the held-out crops in which the teacher is sure of one."""
+def films_of(held: HeldOut, clips: int) -> dict[int, Iterable[Film]]:
+    """Films by size, made as they are asked for: scenes without a face, and the held-out crops in which the teacher is
+    sure of one."""
     scenes = [path for path, labels in held.scenes if not (labels.scores >= UNSURE).any()]
     sure = [(path, labels) for path, labels in held.faces if labels.scores.max(initial=0) >= SURE]
     cast = [cast_of(path, labels.boxes_xyxy[labels.scores.argmax()]) for path, labels in sure]
-    films = {}
-    for row, side in enumerate(SIDES_PX):
-        films[side] = [
-            list(
-                clip(
-                    read_bgr(scenes[(row * clips + i) % len(scenes)]),
-                    [cast[(2 * (row * clips + i) + k) % len(cast)] for k in range(2)],
-                    side,
-                    seed=1000 * row + i,
-                )
-            )
-            for i in range(clips)
-        ]
-    return films
+
+    def of_size(row: int, side: int) -> Iterator[Film]:
+        for i in range(clips):
+            scene = read_bgr(scenes[(row * clips + i) % len(scenes)])
+            two = [cast[(2 * (row * clips + i) + k) % len(cast)] for k in range(2)]
+            yield list(clip(scene, two, side, seed=1000 * row + i))
+
+    return {side: of_size(row, side) for row, side in enumerate(SIDES_PX)}
 
 
 def main() -> None:
@@ -280,20 +295,22 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--markdown", type=Path, help="page to write")
-    parser.add_argument("--quick", action="store_true", help="one clip of every size")
+    parser.add_argument("--clips", type=int, default=CLIPS, help=f"films of every size, default {CLIPS}")
+    parser.add_argument("--quick", action="store_true", help="one film of every size: does it work?")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     held = held_out(
         options.data, Teacher(options.teacher), options.labels, fraction=HOLDOUT_FRACTION, salt=HOLDOUT_SALT
     )
-    films = films_of(held, 1 if options.quick else CLIPS)
+    clips = 1 if options.quick else options.clips
+    films = films_of(held, clips)
     detectors = {text.partition("=")[0]: open_face_detector(text, min_face_px=MIN_FACE_PX) for text in options.detector}
     for detector in detectors.values():
-        detector.detect(films[SIDES_PX[0]][0][0][0])  # opens engines, if it has any
+        detector.detect(np.full((HEIGHT, WIDTH, 3), 128, np.uint8))  # opens engines, if it has any
     lines = measure(detectors, films)
     names = " ".join(detectors)
-    command = f"python benchmarks/moving_faces.py --data DIR --teacher YUNET.onnx --detector {names}"
-    page = table(lines, command)
+    command = f"python benchmarks/moving_faces.py --data DIR --teacher YUNET.onnx --detector {names} --clips {clips}"
+    page = table(lines, command, clips)
     if options.markdown is not None:
         with atomic_file(options.markdown) as temporary:
             temporary.write_text(page, encoding="utf-8")
@@ -302,6 +319,7 @@ def main() -> None:
             "edge_fer": __version__,
             "device": cpu_identity(),
             "quick": options.quick,
+            "clips": clips,
             "lines": [asdict(x) for x in lines],
         }
         with atomic_file(options.out) as temporary:

@@ -7,10 +7,13 @@ command, and afterwards.
 import signal
 import sys
 
+from edge_fer.cli.interrupts import hold_while_importing
+
 
 def main() -> None:
     """Run the command line; exit codes as in :func:`edge_fer.cli.main.main`, and 130 when interrupted."""
     try:
+        hold_while_importing()
         from edge_fer.cli.main import main as command_line
 
         command_line()
@@ -20,6 +23,9 @@ def main() -> None:
             raise
         # An impatient second Ctrl-C ends the process while it tidies up, without a word.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # CPython notes an interrupt that met it within `exec` of a string (dataclasses and torch use that), and then
+        # ends by the signal instead of with our code; the next string makes it forget.
+        exec("")
         sys.stderr.write("edge-fer: interrupted.\n")
         sys.exit(130)
 

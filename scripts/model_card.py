@@ -23,9 +23,10 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 def line(name: str, e: Evaluation) -> str:
     low, high = e.top1_interval
     auc = "" if e.macro_auc is None else f"{e.macro_auc:.3f}"
+    clean = "not audited" if e.deduplicated is None else f"{e.deduplicated.metrics.top1:.2%}"
     return (
-        f"| {name} ({e.backend} {e.backend_version}) | {e.top1:.2%} | {low:.1%} to {high:.1%} | {e.macro_f1:.3f} | "
-        f"{e.balanced_accuracy:.1%} | {auc} | {e.ece:.1%} |"
+        f"| {name} ({e.backend} {e.backend_version}) | {e.top1:.2%} | {low:.1%} to {high:.1%} | {clean} | "
+        f"{e.macro_f1:.3f} | {e.balanced_accuracy:.1%} | {auc} | {e.ece:.1%} |"
     )
 
 
@@ -50,6 +51,14 @@ def card(recipe: Recipe, log: list[dict[str, str]], counts: tuple[int, int], fp3
         f"{row.support} |"
         for name, row in int8.per_class.items()
     ]
+    audit = "The copies of training images among these faces were not looked for."
+    if (clean := fp32.deduplicated) is not None and clean.leaked_top1 is not None:
+        low, high = clean.metrics.top1_interval
+        audit = (
+            f"{clean.removed} of the faces have a near-duplicate among the training images (`edge-fer data audit`). "
+            f"fp32 is right on {clean.leaked_top1:.1%} of them, and on {clean.metrics.top1:.1%} of the others (95 %: "
+            f"{low:.1%} to {high:.1%}): take that for faces that the network has not seen."
+        )
     spec = recipe.model.preprocess
     return TEMPLATE.read_text(encoding="utf-8").format(
         name=recipe.model.name,
@@ -70,6 +79,7 @@ def card(recipe: Recipe, log: list[dict[str, str]], counts: tuple[int, int], fp3
         rows="\n".join([line("fp32", fp32), line("int8", int8)]),
         classes="\n".join(classes),
         calibration=calibration,
+        audit=audit,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,6 +16,13 @@ from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
 
 # Texts of tests and of the commands that they start are UTF-8, whatever a library does to the locale of a worker.
 os.environ.setdefault("PYTHONUTF8", "1")
+# A thread to each worker: on a busy machine, threads that spin while they wait for one another take minutes for what is
+# seconds of work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A suite that is started in a script's background inherits that Ctrl-C is ignored, and so would the commands that it
+# starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A deadline would measure the machine: on a busy one every property would fail.
 settings.register_profile("no wall time", deadline=None)
 settings.load_profile("no wall time")

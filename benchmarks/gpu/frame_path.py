@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.core.engine import DeviceEngine
+from edge_fer.core.engine import DeviceEngine, Engine
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.faces import Faces
 from edge_fer.cuda.device import CudaDevice, Stream
@@ -102,12 +103,59 @@ def _engine_alone(gpu: CudaLoop, engine: DeviceEngine, repeats: int) -> float:
         slot, stream = engine.slots[0], device.stream()
         engine.enqueue(slot, stream.handle, 1)
         stream.synchronize()
-        if not device.has_graphs:
+        if not (device.has_graphs and engine.capturable):
             return device_ms(device, stream, lambda: engine.enqueue(slot, stream.handle, 1), repeats)
         device.begin_capture(stream)
         engine.enqueue(slot, stream.handle, 1)
         graph = device.end_capture(stream)
         return device_ms(device, stream, lambda: graph.launch(stream), repeats)
+
+
+class _Labels:
+    """A sink that keeps the labels of every frame's faces."""
+
+    name, lossless = "labels", True
+
+    def __init__(self) -> None:
+        self.frames: list[list[int]] = []
+
+    def write(self, result: FrameResult) -> None:
+        self.frames.append([int(face.scores.argmax()) for face in result.faces])
+
+    def close(self, *, complete: bool) -> None:
+        pass
+
+
+def labels_of_clip(gpu: CudaLoop | None, engine: Engine, clip: Path, detector: FaceDetector) -> list[list[int]]:
+    """Numbers of the labels of every frame's faces, not smoothed: through the loop on the GPU, or without ``gpu``
+    through that on the CPU. Every frame is searched as a whole, so that both see the same boxes."""
+    sink = _Labels()
+    memory = gpu.pictures if gpu is not None else None
+    source = open_source(str(clip), pool_size=Pipeline.frames_held(1), memory=memory)
+    try:
+        with gpu.stage(engine) if gpu is not None else nullcontext() as stage:
+            Pipeline(source, detector, engine, [sink], smooth=0.0, detect_every=1, stage=stage).run()
+    finally:
+        source.close()
+    return sink.frames
+
+
+def compare_labels(ours: Sequence[Sequence[object]], theirs: Sequence[Sequence[object]]) -> Answer:
+    """How many faces have the same label, with the bar that this has.
+
+    Raises:
+        EdgeFerError: the loops saw different faces, or none.
+    """
+    if [len(frame) for frame in ours] != [len(frame) for frame in theirs]:
+        raise EdgeFerError("The loops saw different frames, or different numbers of faces in them.")
+    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
+    if not pairs:
+        raise EdgeFerError("Neither loop saw a face.")
+    same = sum(a == b for a, b in pairs) / len(pairs)
+    return {
+        "frames": len(ours), "faces": len(pairs), "same_labels": same,
+        "bars": {"labels as on the CPU": bar(same, SAME_LABELS, "of the faces", at_least=True)},
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What of edge-fer's CUDA side works on this machine's GPU, proof by proof, and how fast.
 
-    python benchmarks/gpu/prove.py --out benchmarks/results/NAME-OF-THE-GPU
+    python benchmarks/gpu/prove.py --submit
 
 Every proof runs in a process of its own under a time limit, so that one that crashes the driver costs only itself. Each
 ends as ``passed``, ``failed``, ``missed`` (it works, but a bar is not kept) or ``skipped`` with a sentence, and all of
@@ -9,14 +9,14 @@ everything is skipped, which is what CI runs.
 
 In this order: the contract of the device and of the kernels (under compute-sanitizer too, where it is installed);
 kernel and copy times beside the bytes that must move; every engine that is installed, checked by the bundle's canary;
-a frame's way over the GPU, with a picture of what runs side by side (timeline-PRECISION.png); the whole loop on the GPU
-against the loop on the CPU.
+a frame's way over the GPU, with a picture of what runs side by side (timeline-ENGINE-PRECISION.png); the whole loop on
+the GPU against the loop on the CPU. Engines are TensorRT's, ONNX Runtime's, and torch's where that is all there is.
 
 The bars: a frame is queued in 50 us of the host's time; the kernel takes twice the time that its bytes need at the
 memory's peak, and an empty launch; a frame takes 1.15 times as long as its inference alone, and its copy; 99.5 % of the
 faces have the labels that the CPU gives.
 
-Needs: pip install -e '.[dev]' and what is to be proved, such as '.[tensorrt]'
+README.md beside this file says what to install and what to post.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import statistics
@@ -49,13 +50,19 @@ from edge_fer.core.errors import DeviceError, EdgeFerError, UsageError
 from edge_fer.core.files import atomic_file
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKS = ROOT / "tests" / "cuda"
+CHECKS, RESULTS = ROOT / "tests" / "cuda", ROOT / "benchmarks" / "results"
 PACKAGES = (
     "cuda-bindings", "pycuda", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt_rtx_cu13", "onnxruntime",
     "onnxruntime-gpu", "torch", "numpy", "opencv-python-headless",
 )  # fmt: skip
-BACKENDS = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+BACKENDS = ("onnxruntime-cuda", "onnxruntime-cuda-graph", "onnxruntime-tensorrt", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8")
+TORCH = "torch"
+"""No backend of ours: the engine of torch_engine.py, for machines that have nothing else."""
+ON_GPU = (*itertools.product(("tensorrt",), PRECISIONS), ("onnxruntime-cuda", "fp32"), ("onnxruntime-cuda", "fp16"))
+"""Backends and precisions that a loop on the GPU may have as its engine."""
+DETECTOR, DETECTED_BY = "edge-fer-face", {"backend": "onnxruntime", "precision": "int8"}
+"""On the CPU; named, because to find the fastest one would take longer than a proof."""
 FRAME_HW, SIDE_PX = (720, 1280), 300
 REPEATS = 300
 LIMIT_S = 540.0
@@ -153,8 +160,8 @@ def engine(backend: str, precision: str) -> Answer:
         }  # fmt: skip
 
 
-def frames(precision: str, out: Path | None) -> Answer:
-    """A frame's way over the GPU with TensorRT: host's and device's times, bars, and what runs side by side."""
+def frames(backend: str, precision: str, out: Path | None) -> Answer:
+    """A frame's way over the GPU: host's and device's times, bars, and what runs side by side."""
     from frame_path import measure_frames, measure_overlap
 
     from edge_fer.backends.face_detector import open_face_detector
@@ -165,14 +172,22 @@ def frames(precision: str, out: Path | None) -> Answer:
     from edge_fer.cuda.open import DEFAULT_ADAPTER
     from edge_fer.runtime.cuda_loop import open_cuda_loop
 
-    _possible("tensorrt", precision)
+    if backend != TORCH:
+        _possible(backend, precision)
+    network = _torch_network() if backend == TORCH else None
     picture = None
     if out is not None and importlib.util.find_spec("matplotlib") is not None:
-        picture = out / f"timeline-{precision}.png"
+        picture = out / f"timeline-{backend}-{precision}.png"
     gpu = open_cuda_loop(DEFAULT_ADAPTER, 0)
     try:
-        detector = open_face_detector("edge-fer-face", min_face_px=80)
-        with open_engine(open_bundle(find_bundle()), backend="tensorrt", precision=precision) as engine:
+        detector = open_face_detector(DETECTOR, min_face_px=80, **DETECTED_BY)
+        bundle = open_bundle(find_bundle())
+        opened = (
+            _torch_engine(bundle, network)
+            if network is not None
+            else open_engine(bundle, backend=backend, precision=precision)
+        )
+        with opened as engine:
             assert isinstance(engine, DeviceEngine)
             answer = measure_frames(gpu, engine, FRAME_HW, SIDE_PX, REPEATS)
             answer["overlap"] = measure_overlap(gpu, engine, DEMO, detector, CLIP_FRAMES, picture)
@@ -183,34 +198,79 @@ def frames(precision: str, out: Path | None) -> Answer:
     return answer
 
 
-def loop(precision: str) -> Answer:
-    """The demo through the GPU's loop and through the CPU's: the same labels, face by face.
+def _torch_network() -> Any:
+    """The checkpoint's network on the GPU, by torch.
+
+    Raises:
+        Skipped: there is no torch, or it sees no GPU.
+    """
+    _open().close()
+    try:
+        import torch
+    except ImportError:
+        raise Skipped("torch is not installed.") from None
+    if not torch.cuda.is_available():
+        raise Skipped(f"torch {torch.__version__} sees no GPU.")
+    from torch_engine import load_network
+
+    return load_network()
+
+
+def _torch_engine(bundle: Any, network: Any) -> Any:
+    from torch_engine import TorchEngine
+
+    from edge_fer.cuda.open import open_device
+
+    return TorchEngine(open_device(), bundle, network)
+
+
+def loop(backend: str, precision: str) -> Answer:
+    """The demo through the GPU's loop and through the CPU's, by the command: the same labels, face by face.
 
     int8 is compared with the CPU's int8, so that what is found is the loop's doing and not the precision's.
     """
-    from frame_path import SAME_LABELS, bar
+    from frame_path import compare_labels
 
-    _possible("tensorrt", precision)
+    _possible(backend, precision)
     with tempfile.TemporaryDirectory(prefix="edge-fer-prove-") as name:
         folder = Path(name)
-        gpu = _run(folder / "gpu.jsonl", "--device", "cuda", "--precision", precision)
+        gpu = _run(folder / "gpu.jsonl", "--device", "cuda", "--backend", backend, "--precision", precision)
         theirs_in = "int8" if precision == "int8" else "fp32"
         _run(folder / "cpu.jsonl", "--backend", "onnxruntime", "--precision", theirs_in)
-        ours, theirs = (_labels(folder / f"{side}.jsonl") for side in ("gpu", "cpu"))
-    if [len(frame) for frame in ours] != [len(frame) for frame in theirs]:
-        raise EdgeFerError("The loops saw different frames, or different numbers of faces in them.")
-    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
-    if not pairs:
-        raise EdgeFerError("Neither loop saw a face.")
-    same = sum(a == b for a, b in pairs) / len(pairs)
-    return {
-        "frames": len(ours), "faces": len(pairs), "same_labels": same, "summary": gpu,
-        "bars": {"labels as on the CPU": bar(same, SAME_LABELS, "of the faces", at_least=True)},
-    }  # fmt: skip
+        return {"summary": gpu, **compare_labels(*(_labels(folder / f"{side}.jsonl") for side in ("gpu", "cpu")))}
+
+
+def loop_by_torch() -> Answer:
+    """The same with torch as the engine, which no command offers."""
+    from frame_path import compare_labels, labels_of_clip
+
+    from edge_fer.backends.face_detector import open_face_detector
+    from edge_fer.backends.registry import open_engine
+    from edge_fer.cli.run import DEMO
+    from edge_fer.core.bundle import find_bundle, open_bundle
+    from edge_fer.cuda.open import DEFAULT_ADAPTER
+    from edge_fer.runtime.cuda_loop import open_cuda_loop
+
+    network, bundle = _torch_network(), open_bundle(find_bundle())
+    found = []
+    for on_gpu in (True, False):
+        detector = open_face_detector(DETECTOR, min_face_px=80, **DETECTED_BY)
+        if on_gpu:
+            gpu = open_cuda_loop(DEFAULT_ADAPTER, 0)
+            try:
+                with _torch_engine(bundle, network) as engine:
+                    found.append(labels_of_clip(gpu, engine, DEMO, detector))
+            finally:
+                gpu.close()
+        else:
+            with open_engine(bundle, backend="onnxruntime", precision="fp32") as engine:
+                found.append(labels_of_clip(None, engine, DEMO, detector))
+    return compare_labels(*found)
 
 
 def _run(jsonl: Path, *options: str) -> str:
     command = [sys.executable, "-m", "edge_fer", "run", "--demo", "--no-show", "--smooth", "0", "--jsonl", str(jsonl)]
+    command += ["--detect-every", "1"]  # or where a face is followed to hangs on how fast each of them is
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     if done.returncode:
         raise EdgeFerError(f"edge-fer run failed with {done.returncode}: {done.stderr[-2000:]}")
@@ -233,8 +293,15 @@ def proofs(out: Path | None) -> dict[str, Callable[[], Answer]]:
             f"engine {backend} {precision}": partial(engine, backend, precision)
             for backend, precision in itertools.product(BACKENDS, PRECISIONS)
         },
-        **{f"a frame's way, {precision}": partial(frames, precision, out) for precision in PRECISIONS},
-        **{f"loop on the GPU, {precision}": partial(loop, precision) for precision in PRECISIONS},
+        **{
+            f"a frame's way, {backend} {precision}": partial(frames, backend, precision, out)
+            for backend, precision in (*ON_GPU, (TORCH, "fp32"))
+        },
+        **{
+            f"loop on the GPU, {backend} {precision}": partial(loop, backend, precision)
+            for backend, precision in ON_GPU
+        },
+        f"loop on the GPU, {TORCH} fp32": loop_by_torch,
     }
 
 
@@ -258,8 +325,8 @@ def judged(answer: Answer) -> Answer:
     return {"outcome": "missed", "why": "; ".join(missed), **answer} if missed else {"outcome": "passed", **answer}
 
 
-def apart(name: str, out: Path | None) -> Answer:
-    """Run a proof in a process of its own."""
+def apart(name: str, out: Path | None, limit_s: float) -> Answer:
+    """Run a proof in a process of its own, for so long at most."""
     command = [sys.executable, str(Path(__file__).resolve()), "--only", name]
     command += [] if out is None else ["--out", str(out)]
     # A session of its own, so that pytest, compute-sanitizer and `edge-fer run` under it end with it.
@@ -267,14 +334,14 @@ def apart(name: str, out: Path | None) -> Answer:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=os.name == "posix"
     )
     try:
-        said, complaint = child.communicate(timeout=LIMIT_S)
+        said, complaint = child.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         if os.name == "posix":
             os.killpg(child.pid, signal.SIGKILL)
         else:
             child.kill()
         child.communicate()
-        return {"outcome": "failed", "why": f"no answer within {LIMIT_S:.0f} s"}
+        return {"outcome": "failed", "why": f"no answer within {limit_s:.0f} s"}
     lines = said.strip().splitlines()
     if child.returncode or not lines:
         return {"outcome": "failed", "why": f"crashed with status {child.returncode}: {complaint[-2000:]}"}
@@ -291,6 +358,11 @@ def device() -> Answer:
         return {"none": str(error)}
 
 
+def folder_name(gpu: str) -> str:
+    """``NVIDIA GeForce MX250`` -> ``geforce-mx250``."""
+    return "-".join(re.findall("[a-z0-9]+", gpu.lower().replace("nvidia", ""))) or "gpu"
+
+
 def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
@@ -303,31 +375,43 @@ def versions() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder for prove.json and pictures")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, help="folder for prove.json and pictures")
+    where.add_argument(
+        "--submit", action="store_true", help="the same in benchmarks/results/, in a folder named after the GPU"
+    )
     parser.add_argument(
         "--only", choices=sorted(proofs(None)), metavar="PROOF", help="one proof, answered as a line of JSON"
     )
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="for each proof; 540")
     options = parser.parse_args()
     if options.only:
         sys.stdout.write(json.dumps(one(options.only, options.out)) + "\n")
         return
+    gpu = device()
+    if options.submit:
+        if "name" not in gpu:
+            parser.exit(4, f"prove.py: nothing can be submitted. {gpu['none']}\n")
+        options.out = RESULTS / folder_name(gpu["name"])
     found: Answer = {
         "edge_fer": __version__,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "device": device(),
+        "device": gpu,
         "packages": versions(),
         "proofs": {},
     }
     for name in proofs(None):
-        answer = found["proofs"][name] = apart(name, options.out)
+        answer = found["proofs"][name] = apart(name, options.out, options.limit)
         sys.stdout.write(f"{answer['outcome']:8} {name}{': ' + answer['why'] if 'why' in answer else ''}\n")
         sys.stdout.flush()
         if options.out is not None:
             # After each proof: what is proved stays, whatever the next one does to the machine.
             with atomic_file(options.out / "prove.json") as temporary:
                 temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if options.submit:
+        sys.stdout.write(f"Please post the folder {options.out.relative_to(ROOT).as_posix()} as a pull request.\n")
     if any(answer["outcome"] in ("failed", "missed") for answer in found["proofs"].values()):
         sys.exit(1)
 

@@ -1,7 +1,9 @@
 """``deepface``'s emotion model. The whole picture is the face, so its detectors are left out."""
 
-REQUIREMENTS = ["deepface==0.0.103", "tf-keras"]
+REQUIREMENTS = ["deepface==0.0.103", "tf-keras", "flask"]
+PACKAGES = ["deepface", "tensorflow"]
 TASK = "classification"
+WEIGHTS_FROM = "github.com/serengil/deepface_models"
 
 
 def open_peer(threads):
@@ -13,4 +15,5 @@ def open_peer(threads):
         )
         return found[0]["dominant_emotion"]
 
+    label.runs_on = "TensorFlow, Keras fp32"
     return label

@@ -1,6 +1,7 @@
-"""The ``fer`` package: a small Keras network. The whole picture is the face, so its own detector is left out."""
+"""The ``fer`` package; its weights travel in the wheel. The whole picture is the face, so its detector is left out."""
 
 REQUIREMENTS = ["fer==25.10.3", "setuptools<81", "opencv-contrib-python<5"]
+PACKAGES = ["fer", "tensorflow"]
 TASK = "classification"
 
 
@@ -18,4 +19,5 @@ def open_peer(threads):
         scores = found[0]["emotions"]
         return max(scores, key=scores.get)
 
+    label.runs_on = "TensorFlow Lite, its quantised file (the default)"
     return label

@@ -18,6 +18,7 @@ from edge_fer.backends.registry import (
     BACKENDS,
     backend_module,
     cache_folder,
+    check_cache,
     engine_key,
     open_built_engine,
     open_engine,
@@ -109,13 +110,14 @@ def choose(
         raise UsageError(
             f"Nothing here can run {bundle.manifest.model.name} with backend {backend} and precision {precision}.",
             fix=f"Installed backends: {', '.join(installed) or 'none'}; forms in the bundle: "
-            f"{', '.join(v.precision for v in bundle.manifest.variants)}. `edge-fer doctor` says more.",
+            f"{', '.join(dict.fromkeys(v.precision for v in bundle.manifest.variants))}. `edge-fer doctor` says more.",
         )
     if len(pairs) == 1:
         return Choice(candidates=(Candidate(backend=pairs[0][0], precision=pairs[0][1]),))
     path = _remembered(bundle, pairs, threads, cache)
     if (remembered := _read(path)) is not None:
         return remembered
+    check_cache(cache or cache_folder())
     timed = []
     for name, kind in pairs:
         if on_step is not None:

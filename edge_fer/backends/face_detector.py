@@ -9,13 +9,15 @@ from typing import cast
 
 from edge_fer.backends.choose import choose
 from edge_fer.backends.fetched import fetched
+from edge_fer.backends.gpu import ON_GPU_BACKENDS
+from edge_fer.backends.on_gpu import loop_backend
 from edge_fer.backends.registry import cache_folder, installed_backends, open_engine, open_onnx, sized
 from edge_fer.core.bundle import DEFAULT_DETECTOR, find_bundle, open_bundle
 from edge_fer.core.engine import Engine
 from edge_fer.core.errors import UsageError
 from edge_fer.core.registry import resolve
 from edge_fer.core.spec import DetectorSpec, StageSpec
-from edge_fer.runtime.cuda_loop import BACKEND, CudaLoop
+from edge_fer.runtime.cuda_loop import CudaLoop
 from edge_fer.runtime.detectors.base import DETECTORS, FaceDetector
 from edge_fer.runtime.detectors.base import open_detector as open_without_engine
 
@@ -48,27 +50,30 @@ def open_face_detector(
         min_face_px: the smallest face wanted, in pixels of the frame.
         score: the smallest accepted score; ``None``: the detector's own.
         backend, precision, threads: of the engines; for detectors that run on none they must be ``auto``.
-        gpu: search whole frames there, with engines of TensorRT: ``edge-fer-face`` and ``yunet``.
+        gpu: search whole frames there, ``edge-fer-face`` and ``yunet`` from the pinned frame on; of ``mtcnn`` only
+            the networks run there, on windows that the CPU cuts.
 
     Raises:
         UsageError: unknown name, or an option that does not apply.
         EdgeFerError: the bundle is damaged, or nothing here can run it.
     """
     name, _, path = text.partition("=")
-    if gpu is not None and NETWORKS.get(name) != PYRAMID:
-        raise UsageError(
-            f"The detector {name} does not run on the GPU.", fix="--detector edge-fer-face or yunet, or --detect-on cpu"
-        )
     if name not in NETWORKS:
         if name not in DETECTORS:
             raise UsageError(f"Unknown detector {name!r}.", fix=f"Known: {', '.join(sorted((*NETWORKS, *DETECTORS)))}.")
+        if gpu is not None:
+            raise UsageError(
+                f"The detector {name} does not run on the GPU.",
+                fix=f"--detector {', '.join(NETWORKS)}, or --detect-on cpu",
+            )
         if (backend, precision) != ("auto", "auto"):
             raise UsageError(f"The detector {name} runs on no engine of ours, so it has no backend or precision.")
         return open_without_engine(text, min_face_px=min_face_px, **({} if score is None else {"score": score}))
     factory = resolve(NETWORKS, name, what="detector")
     if gpu is not None:
-        backend = BACKEND if backend == "auto" else backend
-        factory = partial(factory, full_level=gpu.level)
+        backend = loop_backend() if backend == "auto" else backend
+        if NETWORKS[name] == PYRAMID:
+            factory = partial(factory, full_level=gpu.level)
     if name == "yunet":
         contract, opener = _yunet(path, backend, precision, threads, cache)
         return cast(FaceDetector, factory(opener, contract, min_face_px=min_face_px, score=score))
@@ -112,6 +117,7 @@ def _yunet(
             precision=precision,
             max_batch=1,
             threads=threads,
+            cache=_kept(backend, cache),
         )
 
     return SPEC, open_at
@@ -128,9 +134,22 @@ def _mtcnn(
 
     def open_stage(spec: StageSpec, max_batch: int) -> Engine:
         onnx = files[spec.name.removeprefix("mtcnn-")]
-        return open_onnx(onnx, spec, backend=backend, precision=precision, max_batch=max_batch, threads=threads)
+        return open_onnx(
+            onnx,
+            spec,
+            backend=backend,
+            precision=precision,
+            max_batch=max_batch,
+            threads=threads,
+            cache=_kept(backend, cache),
+        )
 
     return open_stage
+
+
+def _kept(backend: str, cache: Path | None) -> Path | None:
+    """Where engines of another project's network are kept: TensorRT's take minutes to build on an old GPU."""
+    return (cache or cache_folder()) if backend in ON_GPU_BACKENDS else None
 
 
 def _foreign(what: str, backend: str, precision: str) -> tuple[str, str]:

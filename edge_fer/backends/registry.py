@@ -18,8 +18,8 @@ from edge_fer.backends.canary import canary_for, check_canary
 from edge_fer.backends.dialects import DIALECTS
 from edge_fer.core.bundle import Bundle, Canary, check_files, read_canary, record_files, write_canary
 from edge_fer.core.engine import Engine
-from edge_fer.core.errors import BundleError, EdgeFerError, UsageError
-from edge_fer.core.files import atomic_folder, inside, sha256_file
+from edge_fer.core.errors import BundleError, DeviceError, EdgeFerError, UsageError
+from edge_fer.core.files import atomic_folder, check_writable, inside, sha256_file
 from edge_fer.core.manifest import CanaryRecord, EngineManifest, read_manifest, write_manifest
 from edge_fer.core.spec import AnySpec, DetectorSpec, EngineSpec
 
@@ -105,6 +105,21 @@ def cache_folder() -> Path:
     return user_cache_path("edge-fer", appauthor=False) / "engines"
 
 
+def check_cache(cache: Path) -> None:
+    """Say that nothing can be kept in a cache folder before anything is built for it.
+
+    Raises:
+        DeviceError: it cannot be made, or not written to.
+    """
+    try:
+        check_writable(cache / "engine")
+    except EdgeFerError:
+        raise DeviceError(
+            f"Built engines cannot be kept in {cache}: it cannot be made, or not written to.",
+            fix="Set the environment variable EDGE_FER_CACHE to a folder that you may write to.",
+        ) from None
+
+
 def engine_key(bundle: Bundle, spec: AnySpec, backend: str, precision: str, max_batch: int) -> str:
     """Name of an engine's folder: everything that makes a built engine unfit when it changes."""
     build = backend_module(backend, "build")
@@ -115,7 +130,7 @@ def engine_key(bundle: Bundle, spec: AnySpec, backend: str, precision: str, max_
         build.device(),
         precision,
         str(max_batch),
-        "2",
+        "3",
     ]
     parts += [str(length) for length in spec.input_shape]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -206,6 +221,7 @@ def open_engine(
             shutil.rmtree(folder, ignore_errors=True)
     if on_build is not None:
         on_build(f"Building {bundle.manifest.model.name} for {backend} {precision} (first use on this machine)")
+    check_cache(folder.parent)
     onnx = bundle.file(form.file)
     draft = _draft(spec, onnx, bundle.sha256, backend, precision, max_batch, bundle.manifest.canary)
     canary = canary_for(bundle, form.file, spec)
@@ -224,6 +240,18 @@ def open_built_engine(folder: Path, *, threads: int = 1, slots: int = 2) -> Engi
         BundleError: damaged, edited, or built for another machine or version; or it fails its canary.
     """
     _check_bounds(1, threads, slots)
+    manifest = _fitting(folder)
+    engine = _load(folder, manifest, threads, slots)
+    try:
+        check_canary(engine, read_canary(inside(folder, manifest.canary.file)))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _fitting(folder: Path) -> EngineManifest:
+    """The manifest of an engine folder, whose files are unchanged, and built for this backend version and device."""
     manifest = read_manifest(folder, EngineManifest)
     check_files(folder, manifest.files)
     version, device = installed_version(manifest.backend), backend_module(manifest.backend, "build").device()
@@ -237,13 +265,7 @@ def open_built_engine(folder: Path, *, threads: int = 1, slots: int = 2) -> Engi
             f"The engine {folder} was built for {manifest.device}; this machine is {device}.",
             fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
         )
-    engine = _load(folder, manifest, threads, slots)
-    try:
-        check_canary(engine, read_canary(inside(folder, manifest.canary.file)))
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+    return manifest
 
 
 def open_onnx(
@@ -255,12 +277,29 @@ def open_onnx(
     max_batch: int = 8,
     threads: int = 1,
     slots: int = 1,
+    cache: Path | None = None,
 ) -> Engine:
-    """Open one ONNX file that follows our names (``input``, ``logits``) directly: no bundle, no cache, no canary."""
+    """Open one ONNX file that follows our names (``input``, ``logits``) directly: no bundle, no canary.
+
+    Args:
+        cache: where the engine is kept once it is built, for backends that take long to build; ``None``: nowhere.
+    """
     _check_bounds(max_batch, threads, slots)
     backend_module(backend, "build").onnx_form(precision)
     canary = CanaryRecord(file="none", tolerance={})
     draft = _draft(spec, path, "0" * 64, backend, precision, max_batch, canary)
+    if cache is not None:
+        parts = (draft.variant_sha256, backend, draft.backend_version, draft.device, precision, max_batch)
+        digest = hashlib.sha256(repr((*parts, spec.input_shape)).encode()).hexdigest()[:16]
+        folder = cache / f"{spec.name}-{backend}-{precision}-{digest}"
+        try:
+            return _load(folder, _fitting(folder), threads, slots)
+        except BundleError:
+            # There is none yet, or a damaged one.
+            shutil.rmtree(folder, ignore_errors=True)
+        with atomic_folder(folder) as temporary:
+            manifest = _build_into(temporary, path, draft, None, threads)
+        return _load(folder, manifest, threads, slots)
     with tempfile.TemporaryDirectory(prefix="edge-fer-", ignore_cleanup_errors=True) as name:
         manifest = _build_into(Path(name), path, draft, None, threads)
         return _load(Path(name), manifest, threads, slots)
@@ -279,7 +318,8 @@ def sized(spec: AnySpec, size_hw: tuple[int, int] | None) -> AnySpec:
     try:
         return DetectorSpec.model_validate({**spec.model_dump(), "size_hw": size_hw})
     except ValidationError as error:
-        raise UsageError(f"{spec.name} cannot work at {size_hw[1]}x{size_hw[0]}: {error.errors()[0]['msg']}.") from None
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{spec.name} cannot work at {size_hw[1]}x{size_hw[0]}: {why}.") from None
 
 
 def _check_bounds(max_batch: int, threads: int, slots: int) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.bench.conditions import clock_mhz, temperature_c
+from edge_fer.bench.conditions import Disturbance, clock_mhz, disturbance, temperature_c, ticks
 from edge_fer.bench.plan import CameraPlan
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.spec import Frozen
@@ -72,6 +72,7 @@ class CameraResult(Frozen):
         cpu_ms_per_frame: processor time of the whole process for each labelled frame.
         copies_per_frame: how often the picture of a frame with faces was copied between decoder and network.
         notes: what the face stage tells of its memory, as sentences.
+        disturbance: what others took of the processor meanwhile, which slows a long run as heat does.
         age: from a frame's arrival to its labels.
         stages: per stage of the loop, in its order.
         windows: in order of time.
@@ -92,6 +93,7 @@ class CameraResult(Frozen):
     windows: tuple[Window, ...]
     copies_per_frame: float | None = None
     notes: tuple[str, ...] = ()
+    disturbance: Disturbance | None = None
 
     def burst_and_sustained(self) -> tuple[float, float] | None:
         """Labelled frames a second in the first window and, median, in the last third; ``None`` without windows."""
@@ -207,8 +209,9 @@ def run_camera(plan: CameraPlan) -> CameraResult:
 
     from edge_fer.backends.choose import open_best
     from edge_fer.backends.face_detector import open_face_detector
+    from edge_fer.backends.on_gpu import loop_backend
     from edge_fer.core.bundle import find_bundle
-    from edge_fer.runtime.cuda_loop import BACKEND, open_cuda_loop, parse_device
+    from edge_fer.runtime.cuda_loop import open_cuda_loop, parse_device
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.sources.synthetic import SyntheticCamera
 
@@ -219,7 +222,7 @@ def run_camera(plan: CameraPlan) -> CameraResult:
         gpu, host = (None if where is None else open_cuda_loop(*where)), _HostPictures()
         if gpu is not None:
             stack.callback(gpu.close)
-        backend = BACKEND if gpu is not None and plan.backend == "auto" else plan.backend
+        backend = loop_backend() if gpu is not None and plan.backend == "auto" else plan.backend
         engine, _ = open_best(find_bundle(plan.engine), backend=backend, precision=plan.precision, threads=plan.threads)
         stack.enter_context(engine)
         stage = stack.enter_context(gpu.stage(engine)) if gpu is not None else None
@@ -240,7 +243,9 @@ def run_camera(plan: CameraPlan) -> CameraResult:
         )
         stack.callback(camera.close)
         pipeline = Pipeline(camera, detector, engine, [recorder], detect_every=plan.detect_every, stage=stage)
+        began = ticks()
         stats = pipeline.run()
+        taken = disturbance(began, ticks())
         manifest, info = engine.manifest, camera.info
         copies = stats.copies
         if copies is None:
@@ -267,6 +272,7 @@ def run_camera(plan: CameraPlan) -> CameraResult:
         windows=recorder.windows(),
         copies_per_frame=copies.per_frame,
         notes=notes,
+        disturbance=taken,
     )
 
 

@@ -29,10 +29,10 @@ STYLE = """
   :root { --ink: #e6e9ee; --muted: #9aa4b2; --rule: #343b45; --front: #1d3046; --paper: #14181d; }
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 90rem; padding: 0 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
+  max-width: 112rem; padding: 0 1rem; }
+.wide, pre { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .86rem; margin: 1rem 0; }
+th, td { padding: .2rem .5rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; color: var(--muted); }
 th button:focus-visible { outline: 2px solid currentColor; }
@@ -44,7 +44,8 @@ tr.front td { background: var(--front); }
 .warning { border-left: .25rem solid #c77700; padding-left: .8rem; }
 tr.failed td { color: var(--muted); }
 li, .muted { color: var(--muted); }
-img { max-width: 100%; background: #fff; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
+.pictures img { max-width: 100%; width: 44rem; align-self: start; background: #fff; }
 """
 
 SCRIPT = """
@@ -100,11 +101,11 @@ def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> st
         f"<h1>{escape(title)}</h1>",
         *(f'<p class="warning">{escape(sentence)}</p>' for sentence in disturbances(result)),
         *_overview(result),
+        *_pictures(pictures),
         "<h2>Every case</h2>",
         '<p class="muted">Click a heading to sort. Coloured rows: no other case is both faster and as accurate.</p>',
         _table([column.heading for column in columns], rows, texts=2),
         _list(notes(result)),
-        *(f'<p><img src="{escape(name)}" alt="{escape(text)}"></p>' for text, name in pictures),
     ]
     if result.camera is not None:
         plain = [("", [_cell(cell) for cell in row]) for row in camera_rows(result)]
@@ -117,6 +118,8 @@ def to_html(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> st
             "<p>Modelled bounds are arithmetic on data sheets, not measurements: no engine can be faster.</p>",
             _table(BOUND_HEADINGS, plain, texts=3),
         ]
+    if result.command:
+        parts.append(f"<p>Repeat with:</p><pre>{escape(result.command)}</pre>")
     return "\n".join([*parts, f"<script>{SCRIPT}</script></body></html>", ""])
 
 
@@ -129,6 +132,11 @@ def _overview(result: BenchResult) -> list[str]:
         ]
         parts += [f"<h2>{escape(overview.title)}</h2>", _table(("model", *overview.engines), rows, texts=1)]
     return [*parts, f'<p class="muted">{escape(LEGEND)}</p>'] if parts else []
+
+
+def _pictures(pictures: Sequence[tuple[str, str]]) -> list[str]:
+    images = [f'<img src="{escape(name)}" alt="{escape(text)}" title="{escape(text)}">' for text, name in pictures]
+    return ['<div class="pictures">', *images, "</div>"] if images else []
 
 
 def _cell(text: str) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_fer.bench.compare import ComparisonReport
 from edge_fer.bench.overview import LEGEND, overviews
 from edge_fer.bench.report import (
     BOUND_HEADINGS,
@@ -81,15 +82,56 @@ def bounds_markdown(result: BenchResult) -> list[str]:
     ]
 
 
+def write_comparison(
+    path: Path, report: ComparisonReport, before: tuple[str, BenchResult], after: tuple[str, BenchResult]
+) -> None:
+    """Write a page that compares two results, each given with what it is called.
+
+    Raises:
+        DeviceError: it cannot be written.
+    """
+    (one, older), (other, newer) = before, after
+    rows = [
+        (
+            case.key,
+            "-" if case.before_ms is None else f"{case.before_ms:.3f}",
+            "-" if case.after_ms is None else f"{case.after_ms:.3f}",
+            "" if case.ratio is None else f"{case.ratio:.3f}",
+            "" if case.interval is None else f"{case.interval[0]:.3f}-{case.interval[1]:.3f}",
+            case.verdict,
+        )
+        for case in report.cases
+    ]
+    ratios = [case.ratio for case in report.cases if case.ratio is not None]
+    what = "the median" if report.of == "time" else "the median in units of ONNX Runtime fp32 of the same round"
+    largest = f" Largest change: {max(abs(ratio - 1) for ratio in ratios):.1%}." if ratios else ""
+    parts = [
+        f"# `{one}` against `{other}`",
+        "",
+        f"Plan `{newer.plan.name}`, {newer.plan.rounds} rounds; {newer.device}; {older.measured_utc} and "
+        f"{newer.measured_utc}; edge-fer {newer.edge_fer_version}.",
+        "",
+        _table(("case", f"{one} ms", f"{other} ms", "times as long", "95 %", "verdict"), rows, left=1),
+        f"Times as long: {what}, {other} over {one}, with a 95 % bootstrap interval over the rounds of both. Accepted: "
+        f"{report.threshold:.1%}.{largest}",
+        *(f"\n> {sentence}" for sentence in dict.fromkeys((*disturbances(older), *disturbances(newer)))),
+        *(f"\n- {sentence}." for sentence in report.warnings),
+        "",
+    ]
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
 def write_markdown(path: Path, result: BenchResult, command: str, pictures: Sequence[tuple[str, str]] = ()) -> None:
     """Write a page with the tables and the command that repeats them.
 
     Args:
+        command: empty where it is not known.
         pictures: (what it shows, path as the page must write it).
     """
     shown = "".join(f"![{title}]({target})\n\n" for title, target in pictures)
+    repeat = f"\nRepeat with:\n\n```\n{command}\n```\n" if command else ""
     with atomic_file(path) as temporary:
         temporary.write_text(
-            f"# Benchmark `{result.plan.name}`\n\n{shown}{to_markdown(result)}\nRepeat with:\n\n```\n{command}\n```\n",
-            encoding="utf-8",
+            f"# Benchmark `{result.plan.name}`\n\n{shown}{to_markdown(result)}{repeat}", encoding="utf-8"
         )

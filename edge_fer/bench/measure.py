@@ -92,6 +92,7 @@ def run_plan(
     split: str | None = None,
     progress: Progress,
     models: Mapping[str, PreparedModel | str] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Measure every case of a plan. A single case never raises: its sentence stands in ``Outcome.error``. But a plan
     for a GPU that is not here is wrong as a whole.
@@ -99,6 +100,7 @@ def run_plan(
     Args:
         data, split: labelled faces, for the accuracy of trained models.
         models: what :func:`prepare_models` gave for this plan, where the caller needs it too.
+        between: called before the first round and after every one, while no case's process lives.
 
     Raises:
         DeviceError: a case wants a GPU, and there is none, or its library is missing.
@@ -121,8 +123,10 @@ def run_plan(
                         rig.outcome.error = str(failure)
 
         each("opening", _Rig.examine)
+        between()
         for turn in range(plan.rounds):
             each(f"round {turn + 1} of {plan.rounds}", _Rig.measure)
+            between()
         if data is not None:
             each("accuracy", lambda rig: rig.score(data, split))
     return outcomes

@@ -32,6 +32,8 @@ NAMES = {
 }
 SOAK_WINDOWS, SOAK_S = 6, 60.0
 """A camera run of fewer windows or seconds shows nothing over time."""
+TOUCHING, MARK_ROWS = 1.13, 0.2
+"""Marks of times whose ratio is below the first overlap; they are drawn so many rows apart."""
 MARKERS = {"fp32": "o", "bf16": "D", "fp16": "v", "int8": "s"}
 
 
@@ -180,10 +182,10 @@ def draw_latency(cases: list[CaseResult], result: BenchResult) -> Figure:
     for place, model in enumerate(models):
         times = [case.ms_per_face or 0.0 for case in by_model[model]]
         axes.hlines(place, min(times), max(times), color=RULE, lw=3, zorder=1)
-        for case in by_model[model]:
+        for case, shift in _apart(by_model[model]):
             axes.scatter(
                 case.ms_per_face,
-                place,
+                place + shift,
                 marker=MARKERS[case.case.precision],
                 s=62,
                 color=COLOURS.get(case.case.runtime, MUTED),
@@ -216,6 +218,19 @@ def draw_latency(cases: list[CaseResult], result: BenchResult) -> Figure:
     figure.suptitle(f"Speed of every network: {result.device}", color=INK, fontsize=11)
     axes.legend(handles=_key(cases), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _apart(cases: list[CaseResult]) -> list[tuple[CaseResult, float]]:
+    """Each case with a shift in rows, so that marks at nearly the same time lie beside each other."""
+    found: list[tuple[CaseResult, float]] = []
+    group: list[CaseResult] = []
+    for case in [*sorted(cases, key=lambda c: c.ms_per_face or 0), None]:
+        if case is not None and (not group or (case.ms_per_face or 0) < TOUCHING * (group[-1].ms_per_face or 0)):
+            group.append(case)
+            continue
+        found += [(one, MARK_ROWS * (place - (len(group) - 1) / 2)) for place, one in enumerate(group)]
+        group = [] if case is None else [case]
+    return found
 
 
 def draw_soak(camera: CameraResult) -> Figure:

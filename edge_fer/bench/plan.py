@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -151,18 +151,33 @@ def model_entry(text: str) -> ModelEntry:
     pixels (``resnet18@112``), whose weights are then untrained.
 
     Raises:
-        UsageError: the size is no number.
+        UsageError: the size is no number, or there is neither a bundle nor an architecture of that name.
     """
     arch, separator, size = text.partition("@")
     if not separator:
         try:
             find_bundle(text)
         except UsageError:
+            _check_architecture(text)
             return ModelEntry(name=text, arch=text)
         return ModelEntry(name=Path(text).name or text, bundle=text)
     if not size.isdigit():
         raise UsageError(f"--model {text!r}: {size!r} is no size in pixels.", fix="Write resnet18@112.")
+    _check_architecture(arch)
     return ModelEntry(name=text, arch=arch, size_hw=(int(size), int(size)))
+
+
+def _check_architecture(name: str) -> None:
+    """Tell a typing error now, not in the table; without torch, which knows the names, the cases tell it."""
+    try:
+        from edge_fer.models.registry import ARCHITECTURES
+    except ModuleNotFoundError:
+        return
+    if name not in ARCHITECTURES:
+        raise UsageError(
+            f"--model: no folder, shipped model or architecture is called {name!r}.",
+            fix=f"Architectures: {', '.join(sorted(ARCHITECTURES))}.",
+        )
 
 
 def changed(plan: Plan, changes: Mapping[str, object]) -> Plan:
@@ -180,6 +195,20 @@ def changed(plan: Plan, changes: Mapping[str, object]) -> Plan:
         return Plan.model_validate(tree)
     except ValidationError as error:
         raise UsageError(f"These options make no plan: {_findings(error)}.") from None
+
+
+def only(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan with these of its models, each with all that the plan runs it with.
+
+    Raises:
+        UsageError: it has no such model; the message lists them.
+    """
+    known = {model.name: model for model in plan.models}
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(
+            f"The plan {plan.name!r} has no model {', '.join(unknown)}.", fix=f"Its models: {', '.join(known)}."
+        )
+    return plan.model_copy(update={"models": tuple(model for name, model in known.items() if name in names)})
 
 
 def _findings(error: ValidationError) -> str:

@@ -23,9 +23,9 @@ from edge_fer.bench.detector_timing import DetectorTiming, TimingOrder, default_
 from edge_fer.bench.device import usable_threads
 from edge_fer.bench.measure import Outcome, run_plan
 from edge_fer.bench.plan import CameraPlan, ModelEntry, Plan
-from edge_fer.bench.setups import EngineTiming, Setup, rank_setups
+from edge_fer.bench.setups import EngineTiming, Setup, accurate_enough, rank_setups
 from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
-from edge_fer.core.errors import BundleError, EdgeFerError
+from edge_fer.core.errors import BundleError, DeviceError, EdgeFerError
 from edge_fer.core.spec import Frozen, ModelSpec
 
 ENGINE_BATCH = 8
@@ -78,7 +78,7 @@ class PlanReport(Frozen):
         if self.check is not None:
             found.append(
                 f"Tried in the loop for {self.check.seconds:.0f} s with {faces} a frame, "
-                f"{1e3 / self.budget_ms:.0f} frames a second: {_tried(self.check)}."
+                f"{1e3 / self.budget_ms:.3g} frames a second: {_tried(self.check)}."
             )
         return (*found, *self.problems)
 
@@ -136,6 +136,8 @@ def make_plan(
         warm_up_seconds=seconds / 2,
         timeout_s=120.0 + 4 * seconds,
     )
+    if data is None:  # then the bundles' records decide, and what they rule out need not be measured first
+        accurate_enough([_engine_timing(Outcome(case), bundles[case.model], 1) for case in plan.cases()], min_accuracy)
     outcomes = run_plan(plan, data=data, split=split, progress=progress)
     engines = tuple(_engine_timing(one, bundles[one.case.model], math.ceil(faces / batch)) for one in outcomes)
     orders = [
@@ -162,12 +164,17 @@ def make_plan(
         for one in timings
         if one.found is not None and one.found < 0.9
     ]
+    busy = []
     if taken is not None and taken.doubtful:
-        problems.append(
+        busy = [
             f"Other work took {taken.others + taken.stolen:.0%} of the processor while this was measured: on a quiet "
             "machine the choice may be another one."
-        )
-    setups = rank_setups(engines, timings, budget_ms=budget_ms, faces=faces, min_accuracy=min_accuracy)
+        ]
+    problems += busy
+    try:
+        setups = rank_setups(engines, timings, budget_ms=budget_ms, faces=faces, min_accuracy=min_accuracy)
+    except DeviceError as error:
+        raise DeviceError(" ".join([error.message, *busy]), fix=error.fix) from None
     report = PlanReport(
         budget_ms=budget_ms,
         faces=faces,

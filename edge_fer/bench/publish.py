@@ -20,7 +20,7 @@ def publish(folder: Path, result: BenchResult, command: str) -> tuple[list[tuple
     """Write every form of a result into ``folder``; files of other names in it stay.
 
     Args:
-        command: the line that repeats the measurement.
+        command: the line that repeats the measurement; empty where it is not known.
 
     Returns:
         the pictures as (what it shows, file name), and what is missing, as sentences.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_fer.bench.conditions import Disturbance
 from edge_fer.bench.results import BenchResult, CaseResult
 from edge_fer.bench.statistics import Interval
 from edge_fer.core.files import atomic_file
@@ -34,6 +35,7 @@ class Column:
     Attributes:
         value: plain value in the unit of the heading, for sorting and CSV; ``None`` is an empty cell.
         text: the cell for people.
+        brief: the cell where there is little room; the same where that is ``None``.
         wide: only where there is room for it.
         differs: only where cases differ in it: what is the same for all stands in the notes.
     """
@@ -43,6 +45,7 @@ class Column:
     text: Callable[[CaseResult], str]
     wide: bool = False
     differs: bool = False
+    brief: Callable[[CaseResult], str] | None = None
 
 
 def engine_name(result: CaseResult) -> str:
@@ -80,7 +83,10 @@ def _ratio(
             return f"{found:.1f}x"
         return f"{found:.1f}x ({sure[0]:.1f}-{sure[1]:.1f})"
 
-    return Column(heading, value, text)
+    def brief(case: CaseResult) -> str:
+        return text(case).partition(" ")[0]
+
+    return Column(heading, value, text, brief=brief)
 
 
 def _scaled(value: float | None, divisor: float) -> float | None:
@@ -112,6 +118,17 @@ def executed_layers(case: CaseResult) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(case.layers.items(), key=lambda item: -item[1]))
 
 
+def _attained(case: CaseResult) -> str:
+    """In brackets where the case beat what was to be its bound."""
+    if case.attained is None:
+        return ""
+    return f"({case.attained:.0%})" if case.attained > 1 else f"{case.attained:.0%}"
+
+
+def _measured(case: CaseResult) -> str:
+    return "" if case.error else case.measured_utc[:16].replace("T", " ")
+
+
 COLUMNS = (
     Column("model", lambda c: c.case.model, lambda c: c.case.model),
     Column("engine", engine_name, engine_name),
@@ -125,10 +142,10 @@ COLUMNS = (
     _figure("faces/s", lambda c: c.faces_per_s, ",.0f", wide=True),
     _ratio("vs torch", lambda c: c.speedup_torch, lambda c: c.speedup_torch_interval),
     _ratio("vs ORT fp32", lambda c: c.speedup_ort_fp32, lambda c: c.speedup_ort_fp32_interval),
-    Column("top-1", lambda c: c.top1, _accuracy),
+    Column("top-1", lambda c: c.top1, _accuracy, brief=lambda c: _accuracy(c).partition(" ")[0]),
     _figure("macro-F1", lambda c: c.macro_f1, ".3f", wide=True),
     _figure("same label", lambda c: c.agreement_fp32, ".2%"),
-    _figure("of bound", lambda c: c.attained, ".0%"),
+    Column("of bound", lambda c: c.attained, _attained),
     _figure("cold start s", lambda c: _scaled(c.cold_start_ms, 1e3), ".2f", wide=True),
     _figure("file MB", lambda c: _scaled(c.file_bytes, 1e6), ".1f"),
     _figure("RSS MB", lambda c: _scaled(c.peak_rss_bytes, 1e6), ",.0f", wide=True),
@@ -137,6 +154,7 @@ COLUMNS = (
     _figure("MHz", lambda c: c.clock_mhz, ",.0f", wide=True, differs=True),
     _figure("°C", lambda c: c.temperature_c, ".0f", wide=True, differs=True),
     Column("executed layers", executed_layers, executed_layers, wide=True),
+    Column("measured", lambda c: c.measured_utc, _measured, wide=True, differs=True),
     Column("front", lambda c: int(c.pareto), lambda c: "●" if c.pareto else ""),
 )
 HEADINGS = tuple(column.heading for column in COLUMNS)
@@ -167,7 +185,7 @@ def notes(result: BenchResult) -> list[str]:
         f"{', '.join(f'{name} {version}' for name, version in result.packages.items())}, {result.measured_utc}.",
         "Ratios: medians of the same round, with their 95 % bootstrap interval over rounds. Cold start: process start "
         "to the first result, engine cache warm. `fp32` of OpenVINO is its f32 hint, not its default.",
-        f"The machine: {_conditions(result)}. Taking a time costs {result.clock_overhead_us:.2f} µs a call.",
+        f"The machine: {_conditions(result)}. {_overhead(result)}",
     ]
     if any(case.layers for case in result.cases):
         found.append("Executed layers: convolutions and dense layers of the loaded network, by what computes them.")
@@ -176,12 +194,21 @@ def notes(result: BenchResult) -> list[str]:
             f"Accuracy on {result.data} with a 95 % bootstrap interval; same label: as fp32 gives. ●: no other case "
             "with as many threads and faces is both faster and at least as accurate."
         )
+    found += [
+        f"Measured later than the others, on {run.measured_utc[:16].replace('T', ' ')}, in as many rounds, on the same "
+        f"machine with the same versions: {', '.join(run.models)}" + (f" (`{run.command}`)." if run.command else ".")
+        for run in result.remeasured
+    ]
     if result.untrained:
         found.append(f"Untrained weights, speed only: {', '.join(result.untrained)}.")
     if result.peaks is not None:
         found.append(
             "Of bound: modelled lower bound over the median; per layer the larger of arithmetic and memory, from peaks "
             f"measured here: {_peaks(result)}."
+        )
+    if any(case.attained is not None and case.attained > 1 for case in result.cases):
+        found.append(
+            "Of bound in brackets: the case is faster than its bound, so that the peaks were measured too low here."
         )
     found += _own_call(result)
     if any(0 < calls(case) < FEW_CALLS for case in result.cases):
@@ -201,12 +228,16 @@ def notes(result: BenchResult) -> list[str]:
 
 def disturbances(result: BenchResult) -> list[str]:
     """What makes the whole result unfit to be quoted, as sentences."""
-    found, taken = [], result.disturbance
-    if taken is not None and taken.doubtful:
-        found.append(
-            f"Disturbed: other programs took {taken.others:.0%} of the processor meanwhile, other guests of its host "
-            f"{taken.stolen:.0%}. Measure again before quoting these figures."
-        )
+    found = []
+    runs = [("", result.disturbance), *((f"{', '.join(run.models)}: ", run.disturbance) for run in result.remeasured)]
+    if result.camera is not None:
+        runs.append(("camera to label: ", result.camera.disturbance))
+    for of, taken in runs:
+        if taken is not None and taken.doubtful:
+            found.append(
+                f"Disturbed: {of}other programs took {taken.others:.0%} of the processor meanwhile, other guests of "
+                f"its host {taken.stolen:.0%}. Measure again before quoting these figures."
+            )
     if result.plan.rounds < 2:
         found.append("One round only: there is no interval, and nothing shows how well the figures repeat.")
     return found
@@ -231,6 +262,13 @@ def _conditions(result: BenchResult) -> str:
         )
     parts += [sentence for sentence in before.noise if not sentence.startswith("other programs")]
     return "; ".join(part for part in parts if part) or "it tells nothing about itself"
+
+
+def _overhead(result: BenchResult) -> str:
+    cost = f"Taking a time costs {result.clock_overhead_us:.2f} µs a call"
+    fastest = min((case.p50_ms for case in result.cases if case.p50_ms), default=None)
+    share = "" if fastest is None else f", {result.clock_overhead_us / fastest / 1e3:.2%} of the fastest median"
+    return f"{cost}{share}."
 
 
 def _peaks(result: BenchResult) -> str:
@@ -305,9 +343,13 @@ def camera_sentences(result: BenchResult) -> list[str]:
         )
         found.append(
             f"Burst {pair[0]:.1f} labelled frames a second, sustained {pair[1]:.1f} (median of the last third of "
-            f"{camera.seconds:.0f} s){clocks}{heat}."
+            f"{camera.seconds:.0f} s){clocks}{heat}{_others(camera.disturbance)}."
         )
     return found
+
+
+def _others(taken: Disturbance | None) -> str:
+    return "" if taken is None else f"; others took {taken.others + taken.stolen:.1%} of the processor meanwhile"
 
 
 def bound_rows(result: BenchResult) -> list[tuple[str, ...]]:

@@ -75,6 +75,7 @@ class CaseResult(Frozen):
         pareto: no other case with as many threads and faces is both faster and at least as accurate.
         bound_ms: modelled lower bound from this machine's measured peaks.
         noisy: the rounds disagree by more than 10 %, or one call in ten takes half as long again as the median.
+        measured_utc: when the run that it is from ended; empty in files of versions that did not write it.
     """
 
     case: Case
@@ -107,6 +108,7 @@ class CaseResult(Frozen):
     pareto: bool = False
     bound_ms: float | None = None
     noisy: bool = False
+    measured_utc: str = ""
     rounds: tuple[Round, ...] = ()
     error: str = ""
 
@@ -118,6 +120,22 @@ class CaseResult(Frozen):
     @property
     def ms_per_face(self) -> float | None:
         return None if self.p50_ms is None else self.p50_ms / self.case.batch
+
+
+class Remeasured(Frozen):
+    """Models that were measured again later, in a run of their own, and took the place of their older cases.
+
+    Attributes:
+        before, after, disturbance: of that run, as in :class:`BenchResult`.
+        command: the line that repeats it.
+    """
+
+    models: tuple[str, ...]
+    measured_utc: str
+    before: Conditions
+    after: Conditions
+    disturbance: Disturbance | None
+    command: str = ""
 
 
 class BenchResult(Frozen):
@@ -135,6 +153,7 @@ class BenchResult(Frozen):
         camera: camera to label, where the plan asks for it.
         peaks: measured peaks of this processor, where they were asked for.
         bounds: networks on other devices: modelled, or measured there and submitted.
+        remeasured: later runs on the same machine whose cases are among ``cases``.
     """
 
     kind: Literal["edge-fer-bench"] = "edge-fer-bench"
@@ -157,6 +176,7 @@ class BenchResult(Frozen):
     camera: CameraResult | None = None
     peaks: CpuPeaks | None = None
     bounds: tuple[ModelledBound, ...] = ()
+    remeasured: tuple[Remeasured, ...] = ()
 
     def case(self, key: str) -> CaseResult | None:
         return next((case for case in self.cases if case.case.key == key), None)
@@ -179,17 +199,18 @@ def summarise(
     around = surroundings or _here()
     by_key = {outcome.case.key: outcome for outcome in outcomes}
     untrained = tuple(entry.name for entry in plan.models if entry.arch is not None)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     cases = tuple(
-        _figures(outcome, by_key).model_copy(update={"untrained": outcome.case.model in untrained})
-        for outcome in outcomes
+        _figures(one, by_key).model_copy(update={"untrained": one.case.model in untrained, "measured_utc": now})
+        for one in outcomes
     )
     return BenchResult(
         edge_fer_version=__version__,
-        measured_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        measured_utc=now,
         device=cpu_name(),
         device_identity=cpu_identity(),
         machine=around.machine,
-        packages=_packages(),
+        packages=package_versions(),
         before=around.before,
         after=around.after,
         disturbance=around.disturbance,
@@ -210,7 +231,8 @@ def _here() -> Surroundings:
     return Surroundings(machine=machine, before=now, after=now)
 
 
-def _packages() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of the libraries that figures depend on, of those that are installed here."""
     found = {}
     for name in PACKAGES:
         try:

@@ -14,7 +14,7 @@ from edge_fer.bench.device import describe_machine
 from edge_fer.bench.jobs import measure
 from edge_fer.bench.layers import LayerCost, layer_costs
 from edge_fer.bench.measure import Progress, check_gpu, prepare_models, run_plan
-from edge_fer.bench.peaks import CpuPeaks, measure_peaks
+from edge_fer.bench.peaks import CpuPeaks, best_of, measure_compute, measure_memory, measure_peaks
 from edge_fer.bench.plan import Plan
 from edge_fer.bench.prepare import PreparedModel
 from edge_fer.bench.profiles import DeviceProfile, device_profiles, find_profile
@@ -34,15 +34,18 @@ def run_benchmark(
     roofline: bool = False,
     profiles: Sequence[str] = (),
     submitted: Sequence[BenchResult] = (),
+    base: BenchResult | None = None,
     progress: Progress,
 ) -> tuple[BenchResult, list[str]]:
     """Measure everything that is asked for.
 
     Args:
         data, split: labelled faces for accuracy, called ``data_name`` in the result.
-        roofline: measure this processor's peaks, and relate every case to the bound that they give.
+        roofline: measure this processor's peaks, and relate every case to the bound that they give. Memory is
+            measured between the rounds, when the cases are.
         profiles: keys of device profiles to model.
         submitted: results of real devices; each stands in for its profile's bounds.
+        base: an older result whose peaks and device profiles are to be used; see :mod:`edge_fer.bench.merge`.
 
     Returns:
         the result, and what could not be measured beside the cases, as sentences.
@@ -51,18 +54,25 @@ def run_benchmark(
         UsageError: no such profile.
         BadInputError: a submitted result is of no device that has a profile.
     """
-    wanted = dict.fromkeys([*profiles, *(profile_of(result) for result in submitted)])
+    older = () if base is None else tuple(bound.profile for bound in base.bounds)
+    wanted = dict.fromkeys([*profiles, *(profile_of(result) for result in submitted), *older])
     devices = {key: find_profile(key) for key in wanted}
     problems: list[str] = []
     clock = statistics.median(measure(_nothing, OVERHEAD_S, 1000)) / 1e3
     machine = describe_machine()
     before, began = look(machine.noise), ticks()
     check_gpu(plan)
+    found: list[CpuPeaks] = [base.peaks] if base is not None and base.peaks is not None else []
+
+    def between() -> None:
+        if roofline:
+            found.append(measure_memory(plan.threads, progress))
+
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
         models = prepare_models(plan, Path(folder), progress)
-        outcomes = run_plan(plan, data=data, split=split, progress=progress, models=models)
+        outcomes = run_plan(plan, data=data, split=split, progress=progress, models=models, between=between)
         taken = disturbance(began, ticks())
-        costs = _costs(models, problems) if roofline or devices else {}
+        costs = _costs(models, problems) if roofline or devices or found else {}
     after = look(describe_machine().noise)
     around = Surroundings(machine=machine, before=before, after=after, disturbance=taken, clock_overhead_us=clock)
     result = summarise(plan, outcomes, data_name, around)
@@ -74,17 +84,21 @@ def run_benchmark(
             problems.append(f"No camera figures: {error}")
     if roofline:
         try:
-            peaks = measure_peaks(plan.threads, progress)
-            cases = tuple(with_bound(case, costs, peaks) for case in result.cases)
-            result = result.model_copy(update={"peaks": peaks, "cases": cases})
+            found.append(measure_compute(plan.threads, progress))
         except EdgeFerError as error:
             problems.append(f"No roofline: {error}")
+            found.clear()
+    if found:
+        peaks = best_of(*found)
+        cases = tuple(with_bound(case, costs, peaks) for case in result.cases)
+        result = result.model_copy(update={"peaks": peaks, "cases": cases})
     bounds = replace_by_measured(modelled(plan, devices, costs), [*submitted, result])
     return result.model_copy(update={"bounds": bounds}), problems
 
 
 def with_roofline(result: BenchResult, progress: Progress) -> tuple[BenchResult, list[str]]:
-    """A result of this machine with this machine's peaks, measured now, and every case related to its bound.
+    """A result of this machine with this machine's peaks, measured now, and every case related to its bound. Where the
+    result has peaks already, the better ones count.
 
     Returns:
         the result, and what could not be done, as sentences.
@@ -100,7 +114,7 @@ def with_roofline(result: BenchResult, progress: Progress) -> tuple[BenchResult,
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
         costs = _costs(prepare_models(result.plan, Path(folder), progress), problems)
-    peaks = measure_peaks(result.plan.threads, progress)
+    peaks = best_of(*([] if result.peaks is None else [result.peaks]), measure_peaks(result.plan.threads, progress))
     cases = tuple(with_bound(case, costs, peaks) for case in result.cases)
     return result.model_copy(update={"peaks": peaks, "cases": cases}), problems
 

@@ -74,6 +74,23 @@ def frame_ms(engine: EngineTiming, detector: DetectorTiming, interval: int, face
     return engine.ms + faces * (detector.crop_ms or 0.0) + detector.p90_ms / interval
 
 
+def accurate_enough(engines: Sequence[EngineTiming], min_accuracy: float | None) -> list[EngineTiming]:
+    """Those whose top-1 is known to be no lower; all of them where nothing is asked for.
+
+    Raises:
+        DeviceError: there are none; the message names the best.
+    """
+    enough = [e for e in engines if min_accuracy is None or (e.top1 is not None and e.top1 >= min_accuracy)]
+    if not enough:
+        best = max((e for e in engines if e.top1 is not None), key=lambda e: e.top1 or 0.0, default=None)
+        nearest = "; no accuracy is known" if best is None else f"; the best is {best.engine} with {best.top1:.1%}"
+        raise DeviceError(
+            f"Nothing here is known to reach a top-1 of {min_accuracy:.1%}{nearest}.",
+            fix="Give labelled faces with --data, or lower --min-accuracy.",
+        )
+    return enough
+
+
 def rank_setups(
     engines: Sequence[EngineTiming],
     detectors: Sequence[DetectorTiming],
@@ -93,15 +110,7 @@ def rank_setups(
         reasons = [f"{one.engine} {one.backend} {one.precision}: {one.error}" for one in engines if one.error]
         reasons += [f"{one.detector}: {one.error}" for one in detectors if one.error]
         raise DeviceError(f"Nothing could be measured here: {'; '.join(reasons) or 'no engine and no detector'}.")
-    enough = [e for e in timed if min_accuracy is None or (e.top1 is not None and e.top1 >= min_accuracy)]
-    if not enough:
-        known = [e for e in timed if e.top1 is not None]
-        best = max(known, key=lambda e: e.top1 or 0.0, default=None)
-        nearest = "; no accuracy is known" if best is None else f"; the best is {best.engine} with {best.top1:.1%}"
-        raise DeviceError(
-            f"Nothing here is known to reach a top-1 of {min_accuracy:.1%}{nearest}.",
-            fix="Give labelled faces with --data, or lower --min-accuracy.",
-        )
+    enough = accurate_enough(timed, min_accuracy)
     every = [
         Setup(engine=e, detector=d, interval=interval, expected_ms=frame_ms(e, d, interval, faces))
         for e in enough
@@ -113,8 +122,8 @@ def rank_setups(
         nearest_setup = min(every, key=lambda setup: setup.expected_ms)
         engine = nearest_setup.engine
         raise DeviceError(
-            f"Nothing measured here labels {faces} faces within {budget_ms:g} ms ({HEADROOM:.0%} of it for the work). "
-            f"The nearest is {engine.engine} on {engine.backend} {engine.precision} with "
+            f"Nothing measured here labels {faces} face{'s' * (faces > 1)} within {budget_ms:g} ms ({HEADROOM:.0%} of "
+            f"it for the work). The nearest is {engine.engine} on {engine.backend} {engine.precision} with "
             f"{nearest_setup.detector.detector}: {nearest_setup.expected_ms:.1f} ms.",
             fix="Allow more time, fewer faces or a lower --min-accuracy.",
         )

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from edge_fer.core.errors import DeviceError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from edge_fer.bench.compare import ComparisonReport
-    from edge_fer.bench.results import BenchResult
-
-WIDE = 110
 
 app = typer.Typer(
     help="Measure what each engine costs here; compare, render and describe results.",
@@ -33,6 +24,7 @@ def bench(
     model: list[str] = typer.Option(
         [], help="Bundle, or architecture as resnet18@112, instead of the plan's models. Repeatable."
     ),
+    only: list[str] = typer.Option([], help="Of the plan's models only this one. Repeatable."),
     run: list[str] = typer.Option(
         [], help="runtime:precision, such as openvino:int8, instead of the plan's. Repeatable."
     ),
@@ -50,6 +42,9 @@ def bench(
     camera: str | None = typer.Option(None, help="Run the loop on a clip played as a camera for so long: 20s, 2m."),
     soak: str | None = typer.Option(None, help="The same with more frames than it can label: burst against sustained."),
     camera_fps: float | None = typer.Option(None, min=1, help="Frames a second of that camera. Default: the clip's."),
+    merge: Path | None = typer.Option(
+        None, help="Put what is measured in place of the same models' cases in this result of the same machine."
+    ),
     out: Path | None = typer.Option(None, help="Write JSON, CSV, Markdown, HTML and pictures into this folder."),
     json: Path | None = typer.Option(None, help="Write everything, raw samples too, to this file."),
     markdown: Path | None = typer.Option(None, help="Write the tables to this Markdown file."),
@@ -58,18 +53,25 @@ def bench(
 
     Leave the machine alone meanwhile; a case whose rounds disagree is marked with ~. A case that fails says why in the
     table and leaves the others alone; the status is 4 when none could be measured.
+
+    With --only and --merge single models of a plan are measured again, in place of their older cases.
     """
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
 
     from edge_fer.bench.markdown import write_markdown
+    from edge_fer.bench.merge import check_mergeable
+    from edge_fer.bench.merge import merge as merged
     from edge_fer.bench.plan import changed, default_plan, load_plan, model_entry
+    from edge_fer.bench.plan import only as restricted
     from edge_fer.bench.profiles import find_profile
     from edge_fer.bench.publish import page_links, publish
     from edge_fer.bench.results import read_json, write_json
     from edge_fer.bench.session import profile_of, run_benchmark
+    from edge_fer.cli.bench_tables import show_result
     from edge_fer.cli.steps import Parts
+    from edge_fer.core.files import check_writable
 
     chosen = changed(
         default_plan() if plan is None else load_plan(plan),
@@ -83,7 +85,20 @@ def bench(
             "camera": _camera_plan(camera, soak, camera_fps),
         },
     )
+    if only:
+        chosen = restricted(chosen, only)
+    folder = None if data is None else data.resolve().name
+    data_name = f"{folder}/{split}" if folder and split else folder
     # What is wrong should be told now, not after minutes.
+    check_writable(out / "result.json" if out is not None else None, json, markdown)
+    base = None
+    if merge is not None:
+        others = {"--camera": camera, "--soak": soak, "--device-profile": device_profile, "--submit": submit}
+        _alone_with_merge({"--roofline": roofline, **others})
+        if out is None and json is None and markdown is None:
+            raise UsageError("Say where the merged result goes.", fix="--out FOLDER, --json FILE or --markdown FILE")
+        base = read_json(merge)
+        check_mergeable(base, chosen, data_name)
     for name in device_profile:
         find_profile(name)
     submitted = [read_json(path) for path in submit]
@@ -93,26 +108,27 @@ def bench(
         from edge_fer.data.datasets import open_dataset
 
         open_dataset(data, split)
-    folder = None if data is None else data.resolve().name
     console = Console()
     with Parts(console) as parts:
         result, problems = run_benchmark(
             chosen,
             data=data,
             split=split,
-            data_name=f"{folder}/{split}" if folder and split else folder,
+            data_name=data_name,
             roofline=roofline,
             profiles=device_profile,
             submitted=submitted,
+            base=base,
             progress=parts,
         )
-    _show(console, result)
+    show_result(console, result)
     command = _command(
         {
             "--plan": plan.as_posix() if plan else None,
             "--data": f"DIR/{folder}" if folder else None,
             "--split": split,
             "--model": model,
+            "--only": only,
             "--run": run,
             "--threads": threads,
             "--batch": batch,
@@ -124,11 +140,20 @@ def bench(
             "--camera": camera,
             "--soak": soak,
             "--camera-fps": camera_fps,
-            "--out": out.as_posix() if out and not out.is_absolute() else None,
-            "--markdown": markdown.as_posix() if markdown and not markdown.is_absolute() else None,
+            "--merge": _relative(merge),
+            "--out": _relative(out),
+            "--markdown": _relative(markdown),
         }
     )
-    result = result.model_copy(update={"command": command})
+    failures = list(dict.fromkeys(case.error.rstrip(".") for case in result.cases))
+    nothing = DeviceError(f"None of the {len(result.cases)} cases could be measured: {'; '.join(failures)}.")
+    all_failed = all(case.error for case in result.cases)
+    if all_failed and base is not None:
+        raise nothing  # what was measured before is worth more
+    if base is None:
+        result = result.model_copy(update={"command": command})
+    else:
+        result, command = merged(base, result, command), base.command
     links: list[tuple[str, str]] = []
     if out is not None:
         pictures, missing = publish(out, result, command)
@@ -140,9 +165,8 @@ def bench(
         write_markdown(markdown, result, command, links)
     for problem in problems:
         console.print(problem, style="yellow", highlight=False, markup=False)
-    if all(case.error for case in result.cases):
-        reasons = dict.fromkeys(case.error.rstrip(".") for case in result.cases)
-        raise DeviceError(f"None of the {len(result.cases)} cases could be measured: {'; '.join(reasons)}.")
+    if all_failed:
+        raise nothing
 
 
 @app.command()
@@ -153,6 +177,7 @@ def compare(
     ratios: bool = typer.Option(False, "--ratios", help="Compare ratios to ONNX Runtime fp32, not times."),
     force: bool = typer.Option(False, "--force", help="Compare results of different devices."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object instead of the table."),
+    markdown: Path | None = typer.Option(None, help="Write the table to this Markdown file, too."),
 ) -> None:
     """Say which cases became slower from BEFORE to AFTER.
 
@@ -162,15 +187,20 @@ def compare(
     from rich.console import Console
 
     from edge_fer.bench.compare import compare as compare_results
+    from edge_fer.bench.markdown import write_comparison
     from edge_fer.bench.results import read_json
+    from edge_fer.cli.bench_tables import show_comparison
+    from edge_fer.core.files import check_writable
 
-    report = compare_results(
-        read_json(before), read_json(after), threshold=threshold / 100, of="ratio" if ratios else "time", force=force
-    )
+    check_writable(markdown)
+    older, newer = read_json(before), read_json(after)
+    report = compare_results(older, newer, threshold=threshold / 100, of="ratio" if ratios else "time", force=force)
+    if markdown is not None:
+        write_comparison(markdown, report, (before.stem, older), (after.stem, newer))
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        _show_comparison(Console(), report, before.name, after.name)
+        show_comparison(Console(), report, before.name, after.name)
     if report.worse:
         raise typer.Exit(1)
 
@@ -203,7 +233,8 @@ def render(
             found, problems = with_roofline(found, parts)
         for sentence in problems:
             typer.echo(sentence, err=True)
-    repeat = command or found.command or "edge-fer bench"
+    repeat = command or found.command
+    found = found.model_copy(update={"command": repeat})
     links: list[tuple[str, str]] = []
     if out is not None:
         pictures, missing = publish(out, found, repeat)
@@ -256,6 +287,21 @@ def _seconds(text: str, option: str) -> float:
     return value
 
 
+def _alone_with_merge(options: dict[str, object]) -> None:
+    """``--merge`` exchanges cases and leaves the rest of a result as it is."""
+    for name, value in options.items():
+        if value:
+            fix = (
+                "edge-fer bench render RESULT --roofline --out FOLDER" if name == "--roofline" else f"Leave {name} out."
+            )
+            raise UsageError(f"--merge and {name} exclude each other: --merge exchanges cases only.", fix=fix)
+
+
+def _relative(path: Path | None) -> str | None:
+    """A path as others can type it, too; ``None`` where it is one of this machine only."""
+    return path.as_posix() if path is not None and not path.is_absolute() else None
+
+
 def _command(options: dict[str, object]) -> str:
     parts = ["edge-fer bench"]
     for name, value in options.items():
@@ -266,91 +312,3 @@ def _command(options: dict[str, object]) -> str:
         elif value not in (None, False):
             parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
     return " ".join(parts)
-
-
-def _show(console: Console, result: BenchResult) -> None:
-    from rich.table import Table
-
-    from edge_fer.bench.report import (
-        BOUND_HEADINGS,
-        CAMERA_HEADINGS,
-        bound_rows,
-        camera_rows,
-        camera_sentences,
-        disturbances,
-        notes,
-        used_columns,
-    )
-
-    for sentence in disturbances(result):
-        console.print(sentence, style="yellow", highlight=False, markup=False)
-    for model in dict.fromkeys(case.case.model for case in result.cases):
-        cases = [case for case in result.cases if case.case.model == model]
-        columns = [c for c in used_columns(cases)[1:] if console.width >= WIDE or not c.wide]
-        table = Table(title=model, title_justify="left", pad_edge=False, box=None, padding=(0, 1))
-        for index, column in enumerate(columns):
-            table.add_column(column.heading, justify="left" if index == 0 else "right", no_wrap=index < 2)
-        for case in cases:
-            table.add_row(*(column.text(case) for column in columns))
-        console.print(table)
-        console.print()
-    for note in notes(result):
-        console.print(note, style="dim", highlight=False, markup=False)
-    if result.camera is not None:
-        _rows(console, "Camera to label", CAMERA_HEADINGS, camera_rows(result), 1)
-        for sentence in camera_sentences(result):
-            console.print(sentence, style="dim", highlight=False, markup=False)
-    rows = bound_rows(result)
-    for device in dict.fromkeys(row[0] for row in rows):
-        title = f"{device} (modelled bounds are not measurements)"
-        _rows(console, title, BOUND_HEADINGS[1:], [row[1:] for row in rows if row[0] == device], 2)
-
-
-def _rows(console: Console, title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], left: int) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", pad_edge=False, box=None, padding=(0, 1))
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print()
-    console.print(table)
-
-
-COLOUR = {"slower": "red", "failed": "red", "faster": "green", "repaired": "green", "same": "dim"}
-
-
-def _show_comparison(console: Console, report: ComparisonReport, before: str, after: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in ("case", f"{before} ms", f"{after} ms", "times as long", "95 %", "verdict", "top-1"):
-        table.add_column(escape(heading), justify="left" if heading in ("case", "verdict") else "right")
-    for case in report.cases:
-        table.add_row(
-            escape(case.key),
-            "-" if case.before_ms is None else f"{case.before_ms:.3f}",
-            "-" if case.after_ms is None else f"{case.after_ms:.3f}",
-            "" if case.ratio is None else f"{case.ratio:.3f}",
-            "" if case.interval is None else f"{case.interval[0]:.3f}-{case.interval[1]:.3f}",
-            f"[{COLOUR[case.verdict]}]{escape(f'{after} {case.verdict}') if case.verdict != 'same' else 'same'}[/]",
-            "" if not case.accuracy_change else f"{100 * case.accuracy_change:+.2f} points",
-        )
-    console.print(table)
-    kind = "times" if report.of == "time" else "times in units of ONNX Runtime fp32"
-    console.print(
-        f"\nCompared: {kind}; accepted: {report.threshold:.1%}. {len(report.worse)} of {len(report.cases)} cases worse "
-        f"in {after}.",
-        highlight=False,
-        markup=False,
-    )
-    for case in report.cases:
-        if case.reason:
-            console.print(f"{case.key}: {case.reason}", style="dim", highlight=False, markup=False)
-    for name, keys in ((before, report.only_before), (after, report.only_after)):
-        if keys:
-            console.print(f"Only in {name}: {', '.join(keys)}", style="yellow", highlight=False, markup=False)
-    for warning in report.warnings:
-        console.print(f"Note: {warning}", style="yellow", highlight=False, markup=False)

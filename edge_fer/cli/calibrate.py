@@ -26,8 +26,10 @@ def calibrate(
     from rich.console import Console
     from rich.table import Table
 
+    from edge_fer.core.files import check_writable
     from edge_fer.data.calibration_set import open_calibration_set, write_list
 
+    check_writable(sheet, ids)
     console = Console()
     found = open_calibration_set(faces)
     console.print(

@@ -25,7 +25,9 @@ def compile_command(
         None, "--calibration", help="Faces to measure int8 ranges on: a folder, or a recipe.yaml."
     ),
     method: str | None = typer.Option(
-        None, "--calibration-method", help="minmax, moving-average, percentile, entropy or mse (the default)."
+        None,
+        "--calibration-method",
+        help="minmax (detectors' default), moving-average, percentile, entropy or mse (default).",
     ),
     data: Path | None = typer.Option(
         None, "--data", help="Labelled faces to verify accuracy on: class folders, or the FER-2013 CSV."

@@ -37,7 +37,7 @@ def show(console: Console, report: CompileReport) -> None:
         ),
         *(("[yellow]assumed[/]", text) for text in report.assumptions),
         *([("int8", report.calibration)] if report.calibration else []),
-        ("files", ", ".join(f"{form} {size / 1e6:.1f} MB" for form, size in _forms(report).items())),
+        ("files", ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in report.file_bytes.items())),
         *(("[cyan]note[/]", text) for text in report.notes),
     ]
     for name, text in facts:
@@ -105,14 +105,15 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
         title=title,
         title_justify="left",
         title_style="bold",
     )
     table.add_column(first, no_wrap=True)
     for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
+        # What does not fit into a narrow terminal stands on a second line instead of ending in "…".
+        table.add_column(heading, justify="right", no_wrap=heading is not others[-1])
     return table
 
 
@@ -197,11 +198,6 @@ def _recalls(report: CompileReport) -> Table | None:
         shown = f"[bold red]{change:+.1f}[/]" if harmed else f"{change:+.1f}"
         table.add_row(label, f"{recall:.1%}", f"{now:.1%}", shown)
     return table
-
-
-def _forms(report: CompileReport) -> dict[str, int]:
-    """Bytes of the ONNX files by what they are: half precisions on CPUs are computed from the fp32 one."""
-    return {c.precision: c.file_bytes for c in report.candidates if c.precision in ("fp32", "int8")}
 
 
 def _engine(backend: str, precision: str, chosen: bool) -> str:

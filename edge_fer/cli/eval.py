@@ -79,7 +79,9 @@ def evaluate(
 
     from edge_fer.cli.eval_models import Request, evaluate_models
     from edge_fer.cli.eval_output import show, write
+    from edge_fer.core.files import check_writable
 
+    check_writable(json, png, html, *(folder / "report.json" for folder in (report, mistakes) if folder is not None))
     console = Console()
     request = Request(
         data=data,

@@ -51,9 +51,12 @@ def explain(
         raise UsageError("--mistakes and --split are for a dataset.", fix="--data DIR")
     from rich.console import Console
 
+    from edge_fer.core.files import check_writable
+
     console = Console()
     explainer = open_explainer(model, arch, layer, threads)
     chosen = _class_index(explained, explainer.spec)
+    check_writable(out / "explanation.json")
     if data is not None:
         shown, checked, population = _of_dataset(explainer, data, split, mistakes, limit, check, console)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 
 import typer
 
@@ -70,6 +71,8 @@ def main() -> None:
 
     Exit codes: 0 success, 1 a bug of ours, 2 usage, 3 bad input, 4 environment or device.
     """
+    # A letter that matplotlib's font lacks is a box in the picture; three lines on the terminal do not mend that.
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
     try:
         app()
     except EdgeFerError as error:
@@ -77,10 +80,6 @@ def main() -> None:
         if error.fix:
             typer.secho(f"  {error.fix}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away (``| head``); silence the interpreter's own complaint at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if os.environ.get("EDGE_FER_TRACEBACK"):
             raise

@@ -6,6 +6,9 @@ import typer
 
 from edge_fer.core.errors import MissingDependencyError
 
+WIDE = 130
+"""Columns of a terminal in which paper and recipes have a column each; in a narrower one they stand below the name."""
+
 
 def models(
     json_: bool = typer.Option(False, "--json", help="Machine-readable, on standard output."),
@@ -30,20 +33,24 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    wide = console.width >= WIDE
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("paper")
+    table.add_column("name", no_wrap=wide)
     for heading in ("input", "parameters", "GMAC"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("train --recipe")
+    if wide:
+        table.add_column("paper")
+        table.add_column("train --recipe")
     for row in rows:
         channels, height, width = row.input_shape
+        recipes = ", ".join(row.recipes)
+        below = [f"  {row.paper}", *([f"  train --recipe {recipes}"] if recipes else [])]
         table.add_row(
-            row.name,
-            row.paper,
+            row.name if wide else f"[bold]{row.name}[/]\n[dim]" + "\n".join(below) + "[/]",
             f"{height}x{width} {'grey' if channels == 1 else 'RGB'}",
             f"{row.parameters:,}",
             f"{row.macs / 1e9:.3f}",
-            ", ".join(row.recipes) or "–",
+            *((row.paper, recipes or "–") if wide else ()),
         )
-    Console().print(table)
+    console.print(table, highlight=False)

@@ -33,12 +33,14 @@ def plan(
 
     from edge_fer.bench.planner import DETECTORS, make_plan
     from edge_fer.cli.steps import Parts
+    from edge_fer.core.files import check_writable
     from edge_fer.runtime.run_config import write_run_config
 
     if data is not None:
         from edge_fer.data.datasets import open_dataset
 
         open_dataset(data, split)  # a wrong path should be told now, not after minutes
+    check_writable(out)
     console = Console(stderr=as_json)
     with Parts(console) as parts:
         report = make_plan(
@@ -62,7 +64,13 @@ def plan(
     for sentence in report.why():
         style = "yellow" if sentence in report.problems else None
         console.print(sentence, style=style, highlight=False, markup=False)
-    console.print(f"\nWritten to {out}. Run it with:  edge-fer run --config {out} --camera 0", highlight=False)
+    # A line to be copied must not be broken.
+    console.print(
+        f"\nWritten to {out}. Run it with:\n  edge-fer run --config {out} --camera 0",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _milliseconds(text: str) -> float:

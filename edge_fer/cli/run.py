@@ -63,12 +63,13 @@ def run(
     device: str = typer.Option(
         "cpu",
         help="Where faces are cropped and labelled: cpu, or cuda[:N] with frames decoded into memory that the GPU "
-        "reads (an engine of tensorrt); pycuda[:N] goes through that package.",
+        "reads; pycuda[:N] goes through that package.",
         rich_help_panel=ENGINE,
     ),
     backend: str = typer.Option(
         "auto",
-        help="auto (the fastest measured here; with --device cuda: tensorrt), onnxruntime, openvino, tensorrt.",
+        help="auto (the fastest measured here; with --device cuda: tensorrt, or onnxruntime-cuda where there is no "
+        "TensorRT), onnxruntime, openvino, tensorrt, onnxruntime-cuda.",
         rich_help_panel=ENGINE,
     ),
     precision: str = typer.Option("auto", help="auto, fp32, bf16, fp16, int8.", rich_help_panel=ENGINE),
@@ -99,7 +100,7 @@ def run(
     ),
     detect_on: str = typer.Option(
         "cpu",
-        help="Where whole frames are searched: cpu, or gpu together with --device cuda (edge-fer-face, yunet).",
+        help="Where whole frames are searched: cpu, or gpu together with --device cuda (edge-fer-face, yunet, mtcnn).",
         rich_help_panel=FACES,
     ),
     min_face: int | None = typer.Option(
@@ -321,9 +322,9 @@ def _searching(detect_on: str, gpu: CudaLoop | None) -> CudaLoop | None:
 
 
 def _backend(backend: str, gpu: CudaLoop | None) -> str:
-    from edge_fer.runtime.cuda_loop import BACKEND
+    from edge_fer.backends.on_gpu import loop_backend
 
-    return BACKEND if backend == "auto" and gpu is not None else backend
+    return loop_backend() if backend == "auto" and gpu is not None else backend
 
 
 def _open(

@@ -159,7 +159,7 @@ def print_summary(console: Console, pipeline: Pipeline, source: FrameSource, lab
         order = mean.argsort()[::-1][:3]
         listed = ", ".join(f"{labels[i]} {mean[i]:.0%}" for i in order)
         console.print(
-            f"face #{track.track}: {track.frames} frames, mean scores {listed}; "
+            f"face #{track.track}: {track.frames} frame{'s' * (track.frames != 1)}, mean scores {listed}; "
             f"label changed {track.changes} time{'s' * (track.changes != 1)}",
             highlight=False,
         )

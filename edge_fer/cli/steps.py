@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """Call it with (done, of how many) inside a ``with``; it is silent where nobody watches."""
+    """Call it with (done, of how many, and a new text if it has changed) inside a ``with``; it is silent where nobody
+    watches."""
 
     def __init__(self, console: Console, text: str, total: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,8 +20,8 @@ class Steps:
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task(text, total=total)
 
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
+    def __call__(self, done: int, total: int, text: str | None = None) -> None:
+        self._bar.update(self._task, completed=done, total=total, description=text)
 
     def __enter__(self) -> Steps:
         self._bar.start()

@@ -40,14 +40,14 @@ def sweep(
 
     from edge_fer.data.datasets import open_dataset
     from edge_fer.data.split import holdout
+    from edge_fer.train.device import check_device
     from edge_fer.train.recipe import load_recipe, recipe_task
     from edge_fer.train.sweep import TrialRow, parse_axis, plot_parallel
     from edge_fer.train.sweep import sweep as search
 
     if recipe_task(recipe) == "detection":
         raise UsageError("A sweep is for a classifier's recipe.", fix="--recipe compact")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")
+    check_device(device)
     axes = [parse_axis(text) for text in vary]
     plan = load_recipe(recipe, set_)
     if threads is not None:

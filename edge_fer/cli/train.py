@@ -42,9 +42,11 @@ def train(
         raise MissingDependencyError("torch", extra="train", purpose="training") from None
     from rich.console import Console
 
+    from edge_fer.cli.steps import Steps
     from edge_fer.data.datasets import open_dataset
     from edge_fer.data.split import holdout
     from edge_fer.train.curve import plot_log
+    from edge_fer.train.device import check_device
     from edge_fer.train.event_log import EventLog
     from edge_fer.train.loop import EpochLog, Trainer
     from edge_fer.train.recipe import load_recipe, recipe_task, save_recipe
@@ -60,8 +62,7 @@ def train(
     plan = load_recipe(recipe, overrides=set_)
     if init is not None:
         plan = plan.model_copy(update={"init": str(init)})
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")
+    check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     folder = out or Path("runs") / Path(recipe).stem
@@ -89,14 +90,41 @@ def train(
             f"best {trainer.best:7.2%}  {row.images_per_s:.0f} images/s  about {left / 60:.0f} min left"
         )
 
-    trainer.run(progress)
+    with Steps(console, "", 0) as bar:
+        # The bar counts the whole training, so that the time left is that of all epochs.
+        trainer.run(
+            progress,
+            lambda done, steps: bar(
+                trainer.epoch * steps + done, plan.epochs * steps, f"epoch {trainer.epoch + 1}/{plan.epochs}"
+            ),
+        )
     if events is not None:
         events.close()
     if trainer.stalled:
         console.print(f"Stopped after epoch {trainer.epoch}: {plan.patience} epochs without a better held-out top-1.")
     plot_log(folder / "curve.png", trainer.log, plan.model.name)
     console.print(f"Best held-out top-1 {trainer.best:.2%}: {folder / 'best.safetensors'}")
-    console.print(f"Next: edge-fer compile {folder / 'best.safetensors'} --calibration {data} --data {data}")
+    command = _compile_command(folder / "best.safetensors", data, plan.split)
+    console.print(f"Next: {command}", highlight=False, soft_wrap=True)
+
+
+def _compile_command(weights: Path, data: Path, split: str) -> str:
+    """What compiles a trained network: calibrated on the split that it learnt from, verified on another one."""
+    from shlex import join
+
+    from edge_fer.core.errors import BadInputError
+    from edge_fer.data.class_folders import find_splits
+    from edge_fer.data.datasets import folder_of
+
+    command = ["edge-fer", "compile", str(weights), "--calibration"]
+    try:
+        folders = find_splits(data)
+    except BadInputError:  # a CSV, or a dataset in its own layout
+        return join([*command, "FACES"])
+    learnt_from = folder_of(folders, split) if len(folders) > 1 else next(iter(folders))
+    others = sorted((name for name in folders if name != learnt_from), key=lambda name: "test" not in name.lower())
+    verify = ["--data", str(data), "--split", others[0]] if others else []
+    return join([*command, str(folders[learnt_from or ""]), *verify])
 
 
 def _train_detector(
@@ -121,6 +149,7 @@ def _train_detector(
     from edge_fer.train.detection_data import load_detection_data
     from edge_fer.train.detection_loop import DetectionEpochLog, DetectorTrainer
     from edge_fer.train.detection_recipe import load_detection_recipe
+    from edge_fer.train.device import check_device
     from edge_fer.train.recipe import save_recipe
 
     plan = load_detection_recipe(recipe, overrides)
@@ -129,8 +158,7 @@ def _train_detector(
             "A detector is trained on pictures that a teacher labels, and none was named.",
             fix="--teacher face_detection_yunet.onnx (see `edge-fer fetch yunet`)",
         )
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"No CUDA device for --device {device}.", fix="Use --device cpu; `edge-fer doctor` says why.")
+    check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     folder = out or Path("runs") / Path(recipe).stem

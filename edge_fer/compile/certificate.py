@@ -65,6 +65,7 @@ def write_certificate(
             source=forms.calibration.source,
             data_sha256=forms.calibration.data_sha256,
             file=CALIBRATION_FILE,
+            notes=forms.calibration_notes,
         )
     manifest = BundleManifest(
         edge_fer_version=__version__,

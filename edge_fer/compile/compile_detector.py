@@ -14,8 +14,8 @@ from edge_fer import __version__
 from edge_fer.backends.choose import choose
 from edge_fer.backends.dialects import canary_key, form_key
 from edge_fer.backends.registry import open_onnx
+from edge_fer.compile.bias_correction import measure_shifts
 from edge_fer.compile.calibrate import (
-    DEFAULT_METHOD,
     Calibration,
     choose_ranges,
     collect,
@@ -29,7 +29,7 @@ from edge_fer.compile.certificate import CALIBRATION_FILE
 from edge_fer.compile.detector_pictures import calibration_batches, canary_picture, picture_batch
 from edge_fer.compile.export_detector import export_detector, output_layers
 from edge_fer.compile.export_onnx import OPSET, check_parity
-from edge_fer.compile.forms import FP32, INT8_CPU, INT8_TRT, Forms
+from edge_fer.compile.forms import FP32, INT8_CPU, INT8_TRT, Forms, cpu_form
 from edge_fer.compile.graph import Graph, count_macs, model_hash
 from edge_fer.compile.plan import plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
@@ -53,6 +53,9 @@ from edge_fer.data.calibration_set import CalibrationSet, open_calibration_set
 from edge_fer.models.checkpoint import DetectorCheckpoint, load_detector
 from edge_fer.runtime.detectors.face_pyramid import Decoder, suppress
 
+DETECTOR_METHOD = "minmax"
+"""A face is where activations peak, and every other method clips peaks for the sake of the background, which is nearly
+all of a picture: what that costs small faces is in docs/decisions/0032-detector-ranges.md."""
 PARITY_PICTURES = 32
 SAME_FACE = 0.7
 """IoU from which two engines' boxes count as the same find."""
@@ -155,8 +158,9 @@ def _quantise(request: CompileRequest, spec: DetectorSpec, forms: Forms, step: P
     forms.notes += [f"calibration: {note}" for note in pictures.notes]
     model = forms.models[FP32]
     graph = Graph(model)
-    plan = plan_quantisation(graph, output_layers(graph))
-    method = request.method or DEFAULT_METHOD
+    floating = tuple(sorted(output_layers(graph)))
+    plan = plan_quantisation(graph, frozenset(floating))
+    method = request.method or DETECTOR_METHOD
     stats = collect(
         model,
         plan.measured,
@@ -171,11 +175,18 @@ def _quantise(request: CompileRequest, spec: DetectorSpec, forms: Forms, step: P
         source=pictures.source,
         sample_ids=pictures.ids,
         tensors=choose_ranges(stats, plan, method),
-        float_layers=tuple(sorted(output_layers(graph))),
+        float_layers=floating,
     )
-    step("Quantizing to int8", 0, 0)
     thresholds = forms.calibration.thresholds()
-    forms.models[INT8_CPU] = quantize_int8(model, plan, thresholds, "cpu")
+    if request.bias_correction:
+        step("Correcting biases", 0, 0)
+        shifts = measure_shifts(
+            model, plan, thresholds, lambda: calibration_batches(pictures, spec), threads=request.threads
+        )
+        mended = {name: tuple(map(float, shift)) for name, shift in shifts.items()}
+        forms.calibration = forms.calibration.model_copy(update={"bias_shifts": mended})
+    step("Quantizing to int8", 0, 0)
+    forms.models[INT8_CPU] = cpu_form(forms, floating)
     if request.wants_trt:
         forms.models[INT8_TRT] = quantize_int8(model, plan, thresholds, "trt")
     return pictures

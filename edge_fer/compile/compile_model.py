@@ -16,8 +16,8 @@ from edge_fer.backends.registry import open_engine
 from edge_fer.compile.calibrate import open_session, run_logits
 from edge_fer.compile.certificate import write_certificate
 from edge_fer.compile.decide import chosen_trial
-from edge_fer.compile.export_onnx import check_parity, export_onnx
-from edge_fer.compile.forms import Forms, make_forms
+from edge_fer.compile.export_onnx import check_parity, compare, export_onnx
+from edge_fer.compile.forms import FP16, FP32, Forms, make_forms
 from edge_fer.compile.heats import Heats
 from edge_fer.compile.ladder import climb
 from edge_fer.compile.report import CandidateReport, CompileReport
@@ -30,7 +30,7 @@ from edge_fer.compile.verify import (
     candidates_here,
 )
 from edge_fer.core.bundle import Bundle, open_bundle
-from edge_fer.core.errors import EdgeFerError
+from edge_fer.core.errors import BadInputError, EdgeFerError
 from edge_fer.core.files import atomic_folder
 from edge_fer.core.manifest import MANIFEST, LadderRecord, ParityRecord, TrialRecord
 from edge_fer.data.datasets import open_dataset
@@ -75,6 +75,8 @@ def compile_model(
     faces = data if data is not None else (forms.faces.samples() if forms.faces is not None else canary_samples())
     step("Comparing with torch", 0, 0)
     torch_parity = _torch_parity(checkpoint, model, faces)
+    if FP16 in forms.models:
+        forms.notes.append(_half_sentence(forms, _inputs(checkpoint, faces, PARITY_SAMPLES)))
     with atomic_folder(out) as folder:
         forms.save(folder)
         verifier = Verifier(
@@ -104,6 +106,7 @@ def compile_model(
         parameters=checkpoint.parameters,
         macs=manifest.checkpoint.macs,
         checkpoint_bytes=checkpoint.path.stat().st_size,
+        file_bytes={variant.file: bundle.record(variant.file).bytes for variant in manifest.variants},
         torch_parity=torch_parity,
         calibration=_calibration_sentence(forms),
         candidates=tuple(_candidate_report(item, bundle, gaps, ladder, chosen) for item in verified),
@@ -146,6 +149,27 @@ def _torch_parity(checkpoint: Checkpoint, model: ModelProto, faces: Samples) -> 
         top1_agreement=parity.top1_agreement,
         max_gap=parity.max_gap,
         mean_gap=parity.mean_gap,
+    )
+
+
+def _half_sentence(forms: Forms, inputs: NDArray[np.float32]) -> str:
+    """What can be said of the fp16 form without the GPU that it is for.
+
+    Raises:
+        BadInputError: it gives something else than numbers, although nothing that was seen should overflow.
+    """
+    before, after = (run_logits(open_session(forms.models[kind], 1), inputs) for kind in (FP32, FP16))
+    found = compare(before, after)
+    if not np.isfinite(after).all():
+        raise BadInputError(
+            f"In fp16 this network gives NaN or infinity for {(~np.isfinite(after)).any(axis=1).sum()} of "
+            f"{len(after)} faces; nothing was written.",
+            fix="Use int8 or fp32.",
+        )
+    return (
+        f"{FP16.file} is for TensorRT on a GPU with fast fp16, and nothing here ran it as it will run there. ONNX "
+        "Runtime, whose arithmetic on this CPU is fp32, gives the same label with it as without for "
+        f"{found.top1_agreement:.2%} of {len(inputs)} faces, logits within {found.max_gap:.1g}"
     )
 
 

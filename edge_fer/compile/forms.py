@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from edge_fer.compile.calibrate import (
     BATCH,
     DEFAULT_METHOD,
     Calibration,
+    open_session,
     peak_magnitudes,
     read_calibration,
+    run_logits,
 )
 from edge_fer.compile.canary_faces import canary_images, face_batch
 from edge_fer.compile.executed import executed_by_onnxruntime
@@ -39,6 +42,10 @@ FP16 = Variant(precision="fp16", file="model.fp16.onnx")
 INT8_CPU = Variant(precision="int8", dialect="cpu", file="model.int8.onnx")
 INT8_TRT = Variant(precision="int8", dialect="trt", file="model.int8.trt.onnx")
 
+PREDICTED, ONE_SIDED = 128, 0.9
+"""Of a calibration set that names no classes: how many faces the fp32 network is asked about, and the share of one
+answer from which on the user is warned."""
+
 
 @dataclass
 class Forms:
@@ -47,12 +54,14 @@ class Forms:
     Attributes:
         calibration: the ranges behind the int8 forms.
         faces: the calibration set, when one was given.
+        calibration_notes: findings about that set which did not forbid it, for the certificate.
         notes: what the user should know, as sentences.
     """
 
     models: dict[Variant, ModelProto]
     calibration: Calibration | None = None
     faces: CalibrationSet | None = None
+    calibration_notes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
@@ -133,7 +142,10 @@ def _ranges(
     if request.calibration is not None:
         step("Reading the calibration set", 0, 0)
         forms.faces = open_calibration_set(request.calibration)
-        forms.notes += [f"calibration: {note}" for note in forms.faces.notes]
+        forms.calibration_notes = forms.faces.notes
+        if forms.faces.labels is None:
+            forms.calibration_notes += (predicted_classes(model, forms.faces, spec, request.threads),)
+        forms.notes += [f"calibration: {note}" for note in forms.calibration_notes]
         found, note = calibrate_or_recall(
             model,
             forms.faces,
@@ -160,6 +172,26 @@ def _ranges(
         )
     forms.notes.append("compiled to fp32 only: int8 needs faces to measure ranges on, give them with --calibration DIR")
     return None
+
+
+def predicted_classes(model: ModelProto, faces: CalibrationSet, spec: ModelSpec, threads: int) -> str:
+    """What the fp32 network sees in a set that names no classes, as a sentence: the best that is known of its balance.
+
+    It is no reason to refuse the set, because the network may be wrong, untrained, or of two classes of which one is
+    rare.
+    """
+    batches = itertools.islice(faces.batches(spec.preprocess, BATCH), PREDICTED // BATCH)
+    session = open_session(model, threads)
+    found = np.concatenate([run_logits(session, batch).argmax(axis=1) for batch in batches])
+    counts = np.bincount(found, minlength=len(spec.labels))
+    if counts.max() >= ONE_SIDED * len(found):
+        most = spec.labels[int(counts.argmax())]
+        return (
+            f"the fp32 network calls {counts.max()} of {len(found)} of these faces {most}: "
+            "ranges of one class may fit no other, so make sure that every class is among them"
+        )
+    seen = ", ".join(f"{name} {count}" for name, count in zip(spec.labels, counts, strict=True))
+    return f"the fp32 network calls {len(found)} of these faces: {seen}"
 
 
 def _with_shifts(

@@ -85,6 +85,7 @@ class CompileReport(Frozen):
         torch_parity: the ONNX graph in ONNX Runtime against torch.
         attempts: what the ladder tried, when the first int8 form did not pass the gate.
         ladder: what was timed here, and what came of it; ``None`` when nothing was timed.
+        file_bytes: of every ONNX file.
         reason: why the chosen candidate was chosen.
     """
 
@@ -94,6 +95,7 @@ class CompileReport(Frozen):
     parameters: int
     macs: int
     checkpoint_bytes: int
+    file_bytes: dict[str, int]
     torch_parity: ParityRecord
     calibration: str | None
     candidates: tuple[CandidateReport, ...]

@@ -81,14 +81,19 @@ class DeviceSlot(Slot, Protocol):
 @runtime_checkable
 class DeviceEngine(Engine, Protocol):
     """An engine that can work where the data already lies. ``submit`` and ``wait`` move data between host and device
-    by a stream of the slot's own; ``enqueue`` moves nothing."""
+    by a stream of its own; ``enqueue`` moves nothing."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether ``enqueue`` may be given a stream that is being captured."""
+        ...
 
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:
         """Put inference on the first ``n`` rows at the slot's addresses on a CUDA stream, and return at once.
 
-        A stream that is being captured may be given, but only after a call with the same slot and ``n`` outside of a
-        capture: the first one with a new ``n`` may allocate. What was captured may be launched as long as the engine is
-        open, whatever other ``n`` were enqueued since.
+        Where the engine is ``capturable``, a stream that is being captured may be given, but only after a call with the
+        same slot and ``n`` outside of a capture: the first one with a new ``n`` may allocate. What was captured may be
+        launched as long as the engine is open, whatever other ``n`` were enqueued since.
 
         Args:
             stream: the handle of a ``cudaStream_t`` in the device's primary context.

@@ -38,8 +38,28 @@ def describe_os_error(error: OSError, path: Path) -> BadInputError | DeviceError
     if error.errno in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC):
         return DeviceError(f"No space left while writing {path}; nothing was changed there.", fix="Free some space.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DeviceError(f"No permission for {path}.")
+        return DeviceError(f"No permission for {path}.", fix="Choose a place that you may write to.")
     return BadInputError(f"{path}: {error.strerror or error}.")
+
+
+def check_writable(*paths: Path | None) -> None:
+    """See that files which are to be written when some long work is done can be; nothing stays behind.
+
+    Raises:
+        BadInputError: one of the paths is a folder, or lies below a file.
+        DeviceError: no permission.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            if path.is_dir():
+                raise BadInputError(f"{path} is a folder, not a file to write to.")
+            nearest = next(parent for parent in path.absolute().parents if parent.exists())
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+        except OSError as error:
+            raise describe_os_error(error, path) from None
 
 
 @contextlib.contextmanager
@@ -48,26 +68,29 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     The suffix is kept, because writers choose their format by it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise describe_os_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that replaces it on success; on any error ``path`` stays untouched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
@@ -80,7 +103,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise describe_os_error(error, path) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

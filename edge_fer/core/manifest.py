@@ -43,13 +43,15 @@ class CheckpointRecord(Frozen):
 
 
 class CalibrationRecord(Frozen):
-    """How the int8 ranges were found. ``data_sha256`` covers the sample ids and their pixels, in order."""
+    """How the int8 ranges were found. ``data_sha256`` covers the sample ids and their pixels, in order; ``notes`` are
+    findings about them that did not forbid their use, as sentences."""
 
     method: str
     samples: int = Field(gt=0)
     source: str
     data_sha256: str = Field(pattern=_SHA256)
     file: str = Field(pattern=_FILE_NAME)
+    notes: tuple[str, ...] = ()
 
 
 class AccuracyRecord(Frozen):
@@ -214,8 +216,10 @@ def read_manifest(folder: Path, kind: type[_M]) -> _M:
         BundleError: the folder or file is missing, not JSON, of another kind or version, or has wrong fields.
     """
     path = folder / MANIFEST
+    content = b""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        return kind.model_validate_json(content)
     except FileNotFoundError:
         raise BundleError(
             f"{folder} is not a bundle or engine: it has no {MANIFEST}.",
@@ -224,12 +228,31 @@ def read_manifest(folder: Path, kind: type[_M]) -> _M:
     except OSError as error:
         raise BundleError(f"Cannot read {path}: {error.strerror}.") from None
     except ValidationError as error:
+        if (newer := _newer_format(content, kind)) is not None:
+            raise BundleError(
+                f"{folder} has format {newer}, which a newer edge-fer wrote; this one reads format {_known(kind)}.",
+                fix="Install the newer edge-fer, or compile the checkpoint again with this one.",
+            ) from None
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BundleError(
             f"{path} is not a valid manifest: {where}: {first['msg']}.",
-            fix="Compile the bundle again: edge-fer compile",
+            fix="Compile the bundle again: edge-fer compile CHECKPOINT",
         ) from None
+
+
+def _newer_format(content: bytes, kind: type[_M]) -> int | None:
+    """The format that a manifest says it has, when that is beyond what this version knows."""
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        return None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    return found if isinstance(found, int) and found > _known(kind) else None
+
+
+def _known(kind: type[_M]) -> int:
+    return int(kind.model_fields["format"].default)
 
 
 def write_manifest(folder: Path, manifest: BundleManifest | EngineManifest) -> None:

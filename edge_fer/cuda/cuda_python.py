@@ -225,18 +225,22 @@ class CudaPythonDeviceBuffer:
 
 
 class CudaPythonStream:
-    """See :class:`edge_fer.cuda.device.Stream`."""
+    """See :class:`edge_fer.cuda.device.Stream`. ``borrowed``: the handle of one that another object keeps alive."""
 
-    def __init__(self, context: _Context) -> None:
+    def __init__(self, context: _Context, borrowed: int | None = None) -> None:
+        self._context = context
+        if borrowed is not None:
+            self.handle = borrowed
+            return
         flags = int(context.driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._held = _Held(context, "cuStreamDestroy", context.call("cuStreamCreate", flags))
         self.handle = self._held.handle
 
     def synchronize(self) -> None:
-        self._held.context.wait("cuStreamSynchronize", self.handle)
+        self._context.wait("cuStreamSynchronize", self.handle)
 
     def wait(self, event: Event) -> None:
-        self._held.context.call("cuStreamWaitEvent", self.handle, _event(event).handle, 0)
+        self._context.call("cuStreamWaitEvent", self.handle, _event(event).handle, 0)
 
 
 class CudaPythonEvent:
@@ -329,6 +333,9 @@ class CudaPythonDevice:
 
     def stream(self) -> CudaPythonStream:
         return CudaPythonStream(self._context)
+
+    def borrow(self, handle: int) -> CudaPythonStream:
+        return CudaPythonStream(self._context, handle)
 
     def event(self, *, timing: bool = False) -> CudaPythonEvent:
         return CudaPythonEvent(self._context, timing)

@@ -202,6 +202,14 @@ class CudaDevice(Protocol):
         """A new stream, independent of the default stream."""
         ...
 
+    def borrow(self, handle: int) -> Stream:
+        """A stream that somebody else made in the same primary context and keeps alive.
+
+        Raises:
+            DeviceError: the adapter takes no streams but its own (pycuda).
+        """
+        ...
+
     def event(self, *, timing: bool = False) -> Event: ...
 
     def copy_to_device(

@@ -6,6 +6,8 @@ from edge_fer.core.errors import DeviceError, DeviceMemoryError, MissingDependen
 
 MAKE_ROOM = "Close what else uses the GPU (nvidia-smi lists it), or let `edge-fer run` take --allow-smaller-batch."
 """What helps when a GPU's memory is full."""
+START_AGAIN = "Start edge-fer again; if it happens again, look at `dmesg` for Xid messages of the driver."
+"""What helps when a GPU was lost."""
 _MENDING = {
     "CUDA_ERROR_OUT_OF_MEMORY": ("the GPU's memory is full", MAKE_ROOM),
     "CUDA_ERROR_NO_DEVICE": (
@@ -52,7 +54,7 @@ def call_failed(call: str, name: str, text: str) -> DeviceError:
     if name in _LOST:
         return DeviceError(
             f"{call} failed: the GPU was lost ({name}: {text}).",
-            fix="Start edge-fer again; if it happens again, look at `dmesg` for Xid messages of the driver.",
+            fix=START_AGAIN,
         )
     return DeviceError(f"{call} failed: {text} ({name}).")
 
@@ -81,4 +83,4 @@ def no_package(package: str, extra: str) -> MissingDependencyError:
     return MissingDependencyError(package, extra=extra, purpose="running on a GPU")
 
 
-__all__ = ["MAKE_ROOM", "NoSuchDevice", "call_failed", "no_driver", "no_package", "no_such_device"]
+__all__ = ["MAKE_ROOM", "START_AGAIN", "NoSuchDevice", "call_failed", "no_driver", "no_package", "no_such_device"]

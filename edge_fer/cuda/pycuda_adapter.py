@@ -325,6 +325,9 @@ class PycudaDevice:
     def stream(self) -> PycudaStream:
         return PycudaStream(self._context)
 
+    def borrow(self, handle: int) -> Stream:
+        raise DeviceError("pycuda takes no streams but its own.", fix="Use --device cuda: cuda-python takes them.")
+
     def event(self, *, timing: bool = False) -> PycudaEvent:
         return PycudaEvent(self._context, timing)
 

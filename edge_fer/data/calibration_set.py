@@ -316,9 +316,11 @@ def _checked(selection: _Selection, source: str) -> CalibrationSet:
         )
     notes = []
     if selection.duplicates:
-        notes.append(f"{selection.duplicates} copies of other images were left out")
+        notes.append(f"copies of other images left out: {selection.duplicates}")
     if unfit:
-        notes.append(f"{len(unfit)} unfit images were left out ({unfit[0]}{', ...' if len(unfit) > 1 else ''})")
+        notes.append(f"unfit images left out: {len(unfit)} ({unfit[0]}{', ...' if len(unfit) > 1 else ''})")
+    if not counts:
+        notes.append("the folder names no classes, so their balance is not known")
     if counts and max(counts.values()) > UNBALANCED * min(counts.values()):
         notes.append("classes are unbalanced: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
     digest = hashlib.sha256()

@@ -58,10 +58,10 @@ def open_dataset(path: Path, split: str | None = None) -> Samples:
         return open_icml_csv(tables[0], split)
     if tables:
         raise UsageError(f"{path} holds several FER-2013 CSV files.", fix=f"Name one: {', '.join(map(str, tables))}.")
-    return open_class_folders(path, _folder_of(find_splits(path), split))
+    return open_class_folders(path, folder_of(find_splits(path), split))
 
 
-def _folder_of(splits: dict[str, Path], split: str | None) -> str | None:
+def folder_of(splits: dict[str, Path], split: str | None) -> str | None:
     """The folder's own name for ``split``: exact first, then ignoring case, then by alias."""
     if split is None or split in splits:
         return split
@@ -84,7 +84,7 @@ def _open_reader(name: str, path: Path, split: str | None) -> Samples:
         )
     reading = reader.read(path)
     folders = dict.fromkeys(reading.splits(), path)
-    chosen = _folder_of(folders, split)
+    chosen = folder_of(folders, split)
     if chosen is None and len(folders) > 1:
         raise UsageError(f"{path} has several splits.", fix=f"Name one with --split: {', '.join(folders)}.")
     if chosen is not None and chosen not in folders:

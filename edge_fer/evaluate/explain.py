@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.errors import BadInputError
+from edge_fer.core.faces import Faces as DetectedFaces
 from edge_fer.core.faces import eye_angles_deg
 from edge_fer.core.spec import Frozen, ModelSpec, PreprocessSpec
 from edge_fer.data.samples import Image, Samples
@@ -17,8 +18,10 @@ from edge_fer.evaluate.deletion import ENOUGH, DeletionCheck, deletion_check
 from edge_fer.evaluate.grad_cam import Explainer, stages, telling_channels
 from edge_fer.evaluate.predict import fill
 from edge_fer.runtime.detectors.base import FaceDetector, require_eyes
-from edge_fer.runtime.preprocess import FaceCropper
+from edge_fer.runtime.preprocess import FaceCropper, resize
 
+SEARCHED_PX = 2048
+"""Longest side at which photographs are searched for their largest face; 24 megapixels would cost seconds."""
 CHANNELS = 4
 """Feature maps that are shown of every stage."""
 PLACES, PLACES_OF_FEW = 4, 24
@@ -236,8 +239,20 @@ def faces_of_pictures(
 
 
 def find_faces(image_bgr: NDArray[np.uint8], detector: FaceDetector) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes (n, 4) of the faces in a picture, the largest first, and how far their eyes are off level (n,), degrees."""
-    found = detector.detect(image_bgr)
+    """Boxes (n, 4) of the faces in a picture, the largest first, and how far their eyes are off level (n,), degrees.
+
+    A picture with a side above ``SEARCHED_PX`` is searched in a smaller copy; the boxes are the picture's own.
+    """
+    height, width = image_bgr.shape[:2]
+    shrink = min(1.0, SEARCHED_PX / max(height, width))
+    if shrink < 1 and not detector.whole_frame:
+        size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        small = detector.detect(resize(image_bgr, size, "area"))
+        back = np.array([width / size[1], height / size[0]], np.float32)
+        landmarks = None if small.landmarks is None else small.landmarks * back
+        found = DetectedFaces(small.boxes_xyxy * np.tile(back, 2), small.scores, landmarks)
+    else:
+        found = detector.detect(image_bgr)
     order = np.argsort(-(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).prod(axis=1), kind="stable")
     return found.boxes_xyxy[order], eye_angles_deg(found)[order]
 

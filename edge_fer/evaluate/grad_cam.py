@@ -153,9 +153,14 @@ class Explainer:
         return found
 
 
-FAMILY_LAYERS: Mapping[str, str] = dict.fromkeys(("resnet50_fpn", "resnet50_fpn_hu"), "backbone.layer4")
-"""Architecture -> layer, where there is no one last map: a pyramid's levels side by side all come from the trunk's
-last stage (C5), the coarsest of them with 2 x 2 places."""
+FAMILY_LAYERS: Mapping[str, str] = {
+    "resemotenet": "features",
+    "resnet50_fpn": "backbone.layer4",
+    "resnet50_fpn_hu": "backbone.layer4",
+}
+"""Architecture -> layer, where the last map would say little about the place. A pyramid's levels side by side all come
+from the trunk's last stage (C5), the coarsest of them with 2 x 2 places; ResEmoteNet halves 48 pixels down to one
+place, and what its residual blocks begin with is the last map as fine as the other networks' (6 x 6)."""
 
 
 def default_layer(graph: NetworkGraph, spec: ModelSpec) -> str:

@@ -344,7 +344,8 @@ def _deduced_contract(path: Path, state: StateDict, wanted: ContractOverrides) -
         whose = "--labels names" if wanted.labels else "the project's labels are"
         raise CheckpointError(
             f"{path} has {classes} classes, {whose} {len(labels)}: {', '.join(labels)}.",
-            fix="Pass --labels with the names of its classes, in the order of its outputs.",
+            fix="Name its classes in the order of its outputs, and the bundle keeps them: "
+            f"edge-fer compile {path} --arch {wanted.arch} --labels A,B,C,…",
         )
     colour: Colour = wanted.colour or ("gray" if channels == 1 else "rgb")
     if channels != (1 if colour == "gray" else 3):

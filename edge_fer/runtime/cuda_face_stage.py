@@ -31,6 +31,8 @@ from edge_fer.runtime.face_stage import IN_FLIGHT
 from edge_fer.runtime.preprocess import square_around
 from edge_fer.runtime.transfer import Transfer, TransferChoice
 
+ENGINES_ON_GPU = "tensorrt or onnxruntime-cuda"
+"""Backends to name where an engine of another one cannot work on the GPU's memory."""
 STEADY = 4
 """Frames with a number of faces, in one place, before the work for that number is captured: a capture costs more than
 one launch of it saves. Graphs of several numbers stay valid beside each other, because the engine keeps apart what it
@@ -125,8 +127,13 @@ class CudaFaceStage:
         graphs: bool = True,
         load_kernels: Callable[[CudaDevice, ModelSpec, int], FaceKernels] = load_face_kernels,
     ) -> None:
+        for slot in engine.slots:
+            _addressed(slot)
         self._lane, self._engine, self._pictures = lane, engine, pictures
-        self.copies, self.graphs = copies, graphs
+        self.copies, self.graphs = copies, graphs and engine.capturable
+        self._why_no_graphs = (
+            f"{engine.manifest.backend} launches its own kernels" if graphs else "this adapter has no CUDA graphs"
+        )
         self.replays = 0
         self.transfer = TransferChoice(integrated=lane.info.integrated, fixed=transfer)
         model, faces = engine.manifest.classifier, engine.manifest.max_batch
@@ -144,7 +151,7 @@ class CudaFaceStage:
         launches = (
             f"{self.replays} of {self.copies.frames} launches replayed a CUDA graph."
             if self.graphs
-            else "Every kernel was launched by itself: this adapter has no CUDA graphs."
+            else f"Every kernel was launched by itself: {self._why_no_graphs}."
         )
         return (self.copies.sentence(), self.transfer.sentence(), launches)
 
@@ -289,5 +296,5 @@ def rows_with_faces(
 
 def _addressed(slot: Slot) -> DeviceSlot:
     if not isinstance(slot, DeviceSlot):
-        raise DeviceError("The engine takes no addresses on the GPU.", fix="Use --backend tensorrt.")
+        raise DeviceError("The engine takes no addresses on the GPU.", fix=f"Use --backend {ENGINES_ON_GPU}.")
     return slot

@@ -14,11 +14,9 @@ from edge_fer.cuda.lane import Lane
 from edge_fer.cuda.open import DEFAULT_ADAPTER, open_device
 from edge_fer.cuda.pinned_pictures import PinnedPictures
 from edge_fer.runtime.cuda_detector import CudaLevel
-from edge_fer.runtime.cuda_face_stage import CudaFaceStage
+from edge_fer.runtime.cuda_face_stage import ENGINES_ON_GPU, CudaFaceStage
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-BACKEND = "tensorrt"
-"""The backend whose engines take device addresses."""
 
 
 def parse_device(text: str) -> tuple[str, int] | None:
@@ -70,7 +68,7 @@ def _on_device(engine: Engine) -> DeviceEngine:
     if not isinstance(engine, DeviceEngine):
         raise DeviceError(
             f"An engine of {engine.manifest.backend} takes no addresses on the GPU.",
-            fix=f"Use --backend {BACKEND}, or leave --device out.",
+            fix=f"Use --backend {ENGINES_ON_GPU}, or leave --device out.",
         )
     return engine
 
@@ -101,4 +99,4 @@ def _show_only(index: int) -> None:
     os.environ[VISIBLE] = names[index]
 
 
-__all__ = ["BACKEND", "CudaLoop", "open_cuda_loop", "parse_device"]
+__all__ = ["CudaLoop", "open_cuda_loop", "parse_device"]

@@ -82,6 +82,9 @@ class FaceFinder:
             for track, seen, angle in zip(self._shown, found, angles, strict=True):
                 if seen:
                     track.angle_deg = float(angle)
+        elif (turns := self._follower.turned_deg) is not None:
+            for track, turn in zip(self._shown, turns, strict=True):
+                track.angle_deg += float(turn)
         cost_ms = 1e3 * (time.perf_counter() - began)
         self._follow_ms.add(cost_ms)
         self.schedule.followed(cost_ms, len(boxes), motion)

@@ -30,7 +30,7 @@ from edge_fer.runtime.face_finder import FaceFinder
 from edge_fer.runtime.face_stage import IN_FLIGHT, FaceStage, HostFaceStage
 from edge_fer.runtime.frames import Frame, FrameSource, ReportsState
 from edge_fer.runtime.loop_stats import LoopStats
-from edge_fer.runtime.region_search import Follower, open_follower
+from edge_fer.runtime.region_search import FlowSearch, Follower
 from edge_fer.runtime.results import FaceResult, FrameResult, Sink, StopRun
 from edge_fer.runtime.sink_runner import QUEUE, SinkRunner
 from edge_fer.runtime.timing import Average
@@ -66,7 +66,7 @@ class Pipeline:
         detect_every: search the whole picture on every n-th frame, and around the last boxes in between; ``None``
             chooses n while running (see :class:`DetectionSchedule`).
         smooth: see :class:`Tracker`.
-        follower: what carries faces between detections; default: see :func:`open_follower`.
+        follower: what carries faces between detections; default: :class:`FlowSearch`.
         stage: what crops and classifies with the engine; default: :class:`HostFaceStage`.
         on_state: told in words when something breaks and tries again, and "" when all is well again. Called from the
             loop's threads.
@@ -100,7 +100,7 @@ class Pipeline:
         self._finder = FaceFinder(
             detector,
             self.tracker,
-            follower or open_follower(detector, eyes=self._levels),
+            follower or FlowSearch(turns=self._levels),
             DetectionSchedule(1 if detector.whole_frame else detect_every, live=self._live),
             continuous=source.info.continuous,
             detect_ms=self.stats.stages["detect"],

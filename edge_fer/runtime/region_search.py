@@ -1,9 +1,9 @@
 """Where the faces of the last picture are in this one, without searching all of it.
 
-Between two full detections the box is carried along by the motion of the pixels inside it (:class:`FlowSearch`). That
-measures better than searching again around the last box, even by a detector that can search small regions itself
-(:class:`NearSearch`): the box trembles a third as much, in two thirds of the time (docs/decisions/0012). Only where a
-contract levels the eyes is that search used, because it sees the eyes.
+Between two full detections the box is carried along by the motion of the pixels inside it (:class:`FlowSearch`), and so
+is the angle of the eyes where a contract levels them. That measures better than searching again around the last box,
+even by a detector that can search small regions itself (:class:`NearSearch`): box and angle tremble a third as much, in
+two thirds of the time (docs/decisions/0012, 0033).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.faces import Faces, eye_angles_deg, iou
-from edge_fer.runtime.detectors.base import FaceDetector
 
 PATCH = 64
 """Side of the square, in pixels, to which the surroundings of a face are brought."""
@@ -46,9 +45,12 @@ class Follower(Protocol):
     Attributes:
         angles_deg: float32 (n,), how far the eyes are off level where the last ``follow`` found the faces; ``None`` of
             a follower that sees no eyes.
+        turned_deg: float32 (n,), how far each face has turned since the picture before, clockwise; ``None`` of a
+            follower that cannot tell.
     """
 
     angles_deg: NDArray[np.float32] | None
+    turned_deg: NDArray[np.float32] | None
 
     def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
         """A full detection has placed these boxes, float32 (n, 4), in this picture: go on from here."""
@@ -71,11 +73,6 @@ class RegionDetector(Protocol):
         ...
 
 
-def open_follower(detector: FaceDetector, *, eyes: bool = False) -> Follower:
-    """Optical flow; where the eyes must be known on every frame, the detector's own region search if it has one."""
-    return NearSearch(detector) if eyes and isinstance(detector, RegionDetector) else FlowSearch()
-
-
 class NearSearch:
     """Asks the detector for faces around the last boxes and gives each box the face that overlaps it best."""
 
@@ -83,6 +80,7 @@ class NearSearch:
         self._detector = detector
         self._boxes = np.zeros((0, 4), np.float32)
         self.angles_deg: NDArray[np.float32] | None = None
+        self.turned_deg: NDArray[np.float32] | None = None
 
     def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
         self._boxes = boxes_xyxy
@@ -117,16 +115,22 @@ class FlowSearch:
     of them and its cost does not depend on how large the faces are. They are sampled, not averaged: averaging costs
     four times as much and changes the boxes by less than a tenth of the detector's own noise.
 
-    Source: Kalal, Mikolajczyk & Matas, "Forward-Backward Error", ICPR 2010; Bouguet's pyramidal Lucas-Kanade.
+    Source: Kalal, Mikolajczyk & Matas, "Forward-Backward Error", ICPR 2010; Bouguet's pyramidal Lucas-Kanade. The turn
+    is the rotation of least squares, as in Umeyama, IEEE PAMI 13 (4), 1991.
+
+    Args:
+        turns: tell how far the faces turn, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, turns: bool = False) -> None:
+        self._turns = turns
         self._boxes = np.zeros((0, 4), np.float32)
         self._origins = self._scales = np.zeros((0, 2), np.float32)
         self._shape: tuple[int, ...] = ()
         self._colour = np.empty((0, PATCH, 3), np.uint8)
         self._before = self._now = np.empty((0, PATCH), np.uint8)
         self.angles_deg: NDArray[np.float32] | None = None
+        self.turned_deg: NDArray[np.float32] | None = None
 
     def see(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> None:
         self._boxes, self._shape = boxes_xyxy, image_bgr.shape
@@ -136,6 +140,7 @@ class FlowSearch:
 
     def follow(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         count = len(self._boxes)
+        self.turned_deg = np.zeros(count, np.float32) if self._turns else None
         if not count or image_bgr.shape != self._shape:
             return self._boxes.copy(), np.zeros(count, bool)
         self._sample(image_bgr, self._now)
@@ -149,6 +154,8 @@ class FlowSearch:
         back, home = _lucas_kanade(self._now[:rows], self._before[:rows], there)
         believed = inside & forth & home & (np.abs(back - start).max(axis=2) < ROUND_TRIP_PX)
         boxes, found = self._moved(start, there, believed)
+        if self._turns:
+            self.turned_deg = np.where(found, self._turned(start, there, believed), np.float32(0))
         self._boxes = boxes
         self._place(image_bgr.shape)
         self._sample(image_bgr, self._before)
@@ -161,19 +168,29 @@ class FlowSearch:
         motion = there - start
         shift = np.stack([_median(motion[..., axis], believed) for axis in (0, 1)], axis=1)
         spread = _median(np.abs(motion - shift[:, None]).max(axis=2), believed)
-        # Patches may be squeezed where the surroundings reach over the frame, so distances are taken in frame pixels.
-        before, after = (self._from_centre(points, believed) for points in (start, there))
+        before, after = (np.linalg.norm(self._about_centre(p, believed), axis=2) for p in (start, there))
         growth = _median(after / np.maximum(before, 1e-3), believed)
         found = (believed.sum(axis=1) >= BELIEVED) & (spread < SPREAD_PX) & (growth > 0.5) & (growth < 2)
         centre = (self._boxes[:, :2] + self._boxes[:, 2:]) / 2 + np.where(found[:, None], shift, 0) / self._scales
         half = (self._boxes[:, 2:] - self._boxes[:, :2]) / 2 * np.where(found, growth, 1)[:, None]
         return np.concatenate([centre - half, centre + half], axis=1, dtype=np.float32), found
 
-    def _from_centre(self, points: NDArray[np.float32], believed: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Distance of each point from the centre of the believed ones, in frame pixels: (n, p, 2) -> (n, p)."""
+    def _turned(
+        self, start: NDArray[np.float32], there: NDArray[np.float32], believed: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Degrees (n,), clockwise: the rotation that takes the believed points, as they lie about their centre, to
+        where they went with the least squares."""
+        before, after = (self._about_centre(points, believed) for points in (start, there))
+        cross = (before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0]) * believed
+        dot = (before * after).sum(axis=2) * believed
+        return np.asarray(np.degrees(np.arctan2(cross.sum(axis=1), dot.sum(axis=1))), dtype=np.float32)
+
+    def _about_centre(self, points: NDArray[np.float32], believed: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Points (n, p, 2) as they lie about the centre of the believed ones, in pixels of the frame: a patch is
+        squeezed where the surroundings reach over the frame."""
         weight = believed[..., None] / np.maximum(1, believed.sum(axis=1))[:, None, None]
         centre = (points * weight).sum(axis=1, keepdims=True)
-        return np.asarray(np.linalg.norm((points - centre) / self._scales[:, None], axis=2))
+        return np.asarray((points - centre) / self._scales[:, None], dtype=np.float32)
 
     def _reserve(self, count: int) -> None:
         if len(self._colour) < count * PATCH:

@@ -12,6 +12,7 @@ import cv2
 from edge_fer.data.detection.compose import Picture
 from edge_fer.data.detection.folder import PictureList, list_pictures, read_bgr, to_gray
 from edge_fer.data.detection.labels import Teacher, label_all, label_crop, label_scene
+from edge_fer.data.detection.reviewed import reviewed
 from edge_fer.train.detection_recipe import DetectionRecipe
 
 Progress = Callable[[str, int, int], None]
@@ -44,7 +45,10 @@ def load_detection_data(
         labels = label_all(
             teacher, rest, label, cache / f"{kind}.npz", lambda done, total: progress(f"Labelling {kind}", done, total)
         )
-        return tuple(Picture(to_gray(read_bgr(path)), found) for path, found in zip(rest.paths, labels, strict=True))
+        return tuple(
+            Picture(to_gray(read_bgr(path)), reviewed(path.name, found))
+            for path, found in zip(rest.paths, labels, strict=True)
+        )
 
     small: tuple[Picture, ...] = ()
     if small_faces is not None and recipe.small_faces:

@@ -31,6 +31,8 @@ from edge_fer.train.optim import build_optimizers, freeze, rate_factor
 from edge_fer.train.recipe import Recipe
 from edge_fer.train.temperature import best_temperature, scale_logits
 
+Batches = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class EpochLog:
@@ -208,8 +210,12 @@ class Trainer:
             else:
                 average.copy_(value)
 
-    def run_epoch(self) -> EpochLog:
-        """Train one epoch, validate the moving average, append to the log and save the state."""
+    def run_epoch(self, batch: Batches | None = None) -> EpochLog:
+        """Train one epoch, validate the moving average, append to the log and save the state.
+
+        Args:
+            batch: told after every batch (batches done, of how many).
+        """
         recipe, started = self.recipe, time.perf_counter()
         epoch_seed = recipe.seed * 100_003 + self.epoch
         generator = torch.Generator().manual_seed(epoch_seed)
@@ -245,6 +251,8 @@ class Trainer:
                 self._remember(index, logits.detach())
             loss_sum += loss.item()
             hits += int((logits.argmax(1).cpu() == self.labels[index]).sum())
+            if batch is not None:
+                batch(i + 1, steps)
         val_loss, val_top1 = self.validate()
         seconds = time.perf_counter() - started
         count = steps * recipe.batch_size
@@ -306,11 +314,11 @@ class Trainer:
         best = max(self.log, key=lambda row: row.val_top1)  # the first of equals
         return self.log[-1].epoch - best.epoch >= self.recipe.patience
 
-    def run(self, progress: Callable[[EpochLog], None]) -> None:
-        """Train to the recipe's last epoch, or until the patience runs out.
+    def run(self, progress: Callable[[EpochLog], None], batch: Batches | None = None) -> None:
+        """Train to the recipe's last epoch, or until the patience runs out; ``progress`` is told every epoch.
 
         The final moving average is saved as ``last.safetensors``.
         """
         while self.epoch < self.recipe.epochs and not self.stalled:
-            progress(self.run_epoch())
+            progress(self.run_epoch(batch))
         self.save_weights(self.out / "last.safetensors")

@@ -24,7 +24,7 @@ from simulated_tensorrt import MAGIC, VERSIONS, Machine, has, make
 
 from edge_fer.backends.canary import canary_gap
 from edge_fer.backends.choose import candidates, choose, open_best
-from edge_fer.backends.registry import open_built_engine, open_engine, require
+from edge_fer.backends.registry import open_built_engine, open_engine, open_onnx, require
 from edge_fer.backends.tensorrt import library
 from edge_fer.backends.tensorrt.calibrated import TABLE_FILE, open_calibrated
 from edge_fer.backends.tensorrt.engine import TensorRtEngine
@@ -226,6 +226,26 @@ def test_a_damaged_plan_never_reaches_tensorrt(
     assert machine.loaded == before
     open_engine(bundle, backend="tensorrt", precision="int8", cache=tmp_path).close()
     assert machine.built == 2
+
+
+def test_the_engine_of_a_file_without_a_bundle_is_kept_where_that_is_asked_for(
+    bundle: Bundle, install: Install, tmp_path: Path
+) -> None:
+    machine = install("8.6.1", MX250)
+    onnx, spec = bundle.file(bundle.variant("fp32").file), bundle.manifest.model
+
+    def opened(max_batch: int = 2) -> None:
+        open_onnx(onnx, spec, backend="tensorrt", precision="fp32", max_batch=max_batch, cache=tmp_path).close()
+
+    for _ in range(2):
+        opened()
+    assert machine.built == 1
+    opened(max_batch=1)
+    assert machine.built == 2
+    for plan in tmp_path.glob("*/model.plan"):
+        plan.write_bytes(b"cut short")
+    opened()
+    assert machine.built == 3
 
 
 @pytest.mark.parametrize("version", PASCAL)
@@ -531,7 +551,7 @@ def test_compile_on_a_machine_without_a_gpu_says_how_to_write_the_bundle_alone(t
 def test_every_command_says_in_one_sentence_that_there_is_no_gpu(command: list[str]) -> None:
     if shutil.which("nvidia-smi"):
         pytest.skip("there is a driver here")
-    done = subprocess.run([sys.executable, "-m", "edge_fer", *command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "edge_fer", *command], capture_output=True, text=True, timeout=280)
     assert done.returncode == 4, done.stderr
     assert done.stderr.startswith("edge-fer: ")
     assert len(done.stderr.strip().splitlines()) <= 3, done.stderr

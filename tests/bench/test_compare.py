@@ -86,4 +86,7 @@ def test_the_command_ends_with_one_when_something_became_slower(tmp_path: Path) 
     assert "2 of 2 cases worse" in slower.output
     assert CliRunner().invoke(app, ["bench", "compare", b, a]).exit_code == 0
     assert CliRunner().invoke(app, ["bench", "compare", a, b, "--threshold", "40"]).exit_code == 0
-    assert CliRunner().invoke(app, ["bench", "compare", a, b, "--ratios"]).exit_code == 0
+    page = tmp_path / "page.md"
+    assert CliRunner().invoke(app, ["bench", "compare", a, b, "--ratios", "--markdown", str(page)]).exit_code == 0
+    assert "| m/openvino/int8/t1/b1 | 0.025 | 0.033 | 1.000 |" in page.read_text(encoding="utf-8")
+    assert "Largest change: 0.0%." in page.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_fer.bench.plan import ModelEntry, Plan, changed, default_plan, load_plan, model_entry
+from edge_fer.bench.plan import ModelEntry, Plan, changed, default_plan, load_plan, model_entry, only
 from edge_fer.core.errors import BadInputError, UsageError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmarks" / "plans"
@@ -84,6 +84,10 @@ def test_models_are_typed_as_bundles_or_as_architectures(tmp_path: Path) -> None
     assert model_entry("resnet18").arch == "resnet18"
     with pytest.raises(UsageError, match="no size"):
         model_entry("resnet18@big")
+    for typed in ("resnet19", "resnet19@112"):
+        with pytest.raises(UsageError, match="'resnet19'") as told:
+            model_entry(typed)
+        assert "resnet18" in str(told.value)
 
 
 def test_options_change_a_plan_and_wrong_ones_are_named() -> None:
@@ -95,6 +99,17 @@ def test_options_change_a_plan_and_wrong_ones_are_named() -> None:
         changed(plan, {"run": ["coreml:int8"]})
     with pytest.raises(UsageError, match="same name"):
         changed(plan, {"models": [{"name": "a", "bundle": "a"}] * 2})
+
+
+def test_only_some_of_a_plan_s_models_keep_all_their_ways() -> None:
+    plan = load_plan(SHIPPED / "results.yaml")
+    part = only(plan, ["resnet50@224", "edge-fer-compact"])
+    assert [model.name for model in part.models] == ["edge-fer-compact", "resnet50@224"]
+    assert {case.key for case in part.cases()} < {case.key for case in plan.cases()}
+    assert any(case.runtime == "benchmark-app" for case in part.cases())
+    with pytest.raises(UsageError, match=r"no model resnet50\.") as told:
+        only(plan, ["resnet50"])
+    assert "resnet50@224" in str(told.value)
 
 
 def test_a_missing_plan_is_named(tmp_path: Path) -> None:

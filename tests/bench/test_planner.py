@@ -219,6 +219,7 @@ def test_the_command_measures_chooses_and_writes_a_config(tmp_path: Path, monkey
         (["plan", "--budget", "33ms", "--frame", "large"], "no size"),
         (["plan", "--budget", "33ms", "--data", "no-such-folder"], "no-such-folder"),
         (["plan", "--budget", "33ms", "--model", "no-such-model", "--no-check"], "no-such-model"),
+        (["plan", "--budget", "33ms", "--min-accuracy", "0.99"], "top-1 of 99.0%; the best is edge-fer-compact with"),
     ],
 )
 def test_mistakes_are_told_at_once(arguments: list[str], says: str) -> None:

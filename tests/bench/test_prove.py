@@ -22,7 +22,7 @@ def ask(proof: str) -> dict[str, str]:
     return answer
 
 
-@pytest.mark.parametrize("proof", ["kernel and copy times", "engine tensorrt int8", "loop on the GPU, fp32"])
+@pytest.mark.parametrize("proof", ["kernel and copy times", "engine tensorrt int8", "loop on the GPU, torch fp32"])
 def test_without_a_gpu_a_proof_is_skipped_with_the_reason(proof: str) -> None:
     try:
         describe_device()
@@ -30,6 +30,18 @@ def test_without_a_gpu_a_proof_is_skipped_with_the_reason(proof: str) -> None:
         answer = ask(proof)
         assert answer["outcome"] == "skipped"
         assert "edge-fer" in answer["why"] or "NVIDIA" in answer["why"]
+    else:
+        pytest.skip("this machine has a GPU")
+
+
+def test_without_a_gpu_there_is_nothing_to_submit() -> None:
+    try:
+        describe_device()
+    except EdgeFerError:
+        done = subprocess.run([sys.executable, str(PROVE), "--submit"], capture_output=True, text=True)
+        assert done.returncode == 4
+        assert done.stderr.startswith("prove.py: nothing can be submitted. ")
+        assert done.stderr.count("\n") == 1
     else:
         pytest.skip("this machine has a GPU")
 
@@ -47,6 +59,7 @@ def test_a_bar_that_is_not_kept_is_named_and_is_no_pass() -> None:
     spec.loader.exec_module(prove)
     from frame_path import bar
 
+    assert prove.folder_name("NVIDIA GeForce MX250") == "geforce-mx250"
     bars = {"queued": bar(61.0, 50.0, "us"), "same labels": bar(0.999, 0.995, "of the faces", at_least=True)}
     found = prove.judged({"bars": bars})
     assert (found["outcome"], found["why"]) == ("missed", "queued: 61 us, promised 50")

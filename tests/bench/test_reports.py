@@ -92,6 +92,7 @@ def test_the_notes_say_what_our_call_adds(full: BenchResult) -> None:
     # Round by round 25 and 60 % more than 40 µs; below 2 ms the bar is 20 µs.
     assert any("m OpenVINO int8 +40.4% (+25.0% to +60.0%), +16 µs, within the bar" in note for note in notes(full))
     assert any("45 °C before" in note for note in notes(full))
+    assert any("Taking a time costs 0.10 µs a call, 0.25% of the fastest median." in note for note in notes(full))
 
 
 def test_a_failed_case_shows_a_dash_and_nothing_else(full: BenchResult) -> None:

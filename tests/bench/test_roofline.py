@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from edge_fer.bench.layers import layer_costs
-from edge_fer.bench.peaks import ComputePeak, CopyRate, CpuPeaks, memory_rate
+from edge_fer.bench.peaks import ComputePeak, CopyRate, CpuPeaks, best_of, measure_memory, memory_rate
 from edge_fer.bench.profiles import DeviceProfiles, device_profiles, find_profile
+from edge_fer.bench.report import HEADINGS, notes, row
 from edge_fer.bench.roofline import ModelledBound, layer_bounds, model_bound, total_ms, working_set_bytes
 from edge_fer.bench.session import profile_of, replace_by_measured, with_bound, with_roofline
 from edge_fer.compile.export_onnx import export_onnx
@@ -207,6 +208,31 @@ def test_a_larger_set_that_runs_faster_lifts_the_smaller_ones_bound() -> None:
         CopyRate(size_bytes=1 << 24, threads=1, bytes_per_s=6e9),
     )
     assert PEAKS.model_copy(update={"copy_rates": rates}).bytes_per_s(1 << 21, 1) == 6e9
+
+
+def test_of_several_measurements_the_best_of_each_kind_counts() -> None:
+    later = CpuPeaks(
+        compute=(ComputePeak(precision="fp32", threads=1, ops_per_s=3e9, engine="onnxruntime", stack="s"),),
+        copy_rates=(
+            CopyRate(size_bytes=1 << 20, threads=1, bytes_per_s=7e9),
+            CopyRate(size_bytes=1 << 24, threads=1, bytes_per_s=3e9),
+        ),
+    )
+    best = best_of(PEAKS, later)
+    assert [(peak.threads, peak.ops_per_s) for peak in best.compute] == [(1, 3e9), (2, 2e9)]
+    assert [rate.bytes_per_s for rate in best.copy_rates] == [8e9, 3e9]
+    found = measure_memory((1, 2), lambda *_: None, memory_bytes=(1 << 12, 1 << 14), seconds=0.0)
+    assert [(rate.size_bytes, rate.threads) for rate in found.copy_rates] == [
+        (1 << 12, 1), (1 << 12, 2), (1 << 14, 1), (1 << 14, 2),
+    ]  # fmt: skip
+
+
+def test_what_beats_its_bound_is_not_called_bounded() -> None:
+    made = result(outcome("openvino", "fp32", [100.0] * 3), outcome("openvino", "int8", [100.0] * 3))
+    cases = tuple(case.model_copy(update={"bound_ms": ms}) for case, ms in zip(made.cases, (0.111, 0.05), strict=True))
+    beyond, below = (row(case)[HEADINGS.index("of bound")] for case in cases)
+    assert (beyond, below) == ("(111%)", "50%")
+    assert any("measured too low" in note for note in notes(made.model_copy(update={"cases": cases})))
 
 
 def test_peaks_are_measured_for_results_of_this_machine_only() -> None:

@@ -39,16 +39,30 @@ def test_a_good_set_is_counted_listed_and_drawn(faces: Path, tmp_path: Path) -> 
     assert image.shape[0] > 200
 
 
-@pytest.mark.parametrize("make", ["empty", "black", "one class"])
-def test_a_set_that_would_lie_is_refused_by_name(faces: Path, tmp_path: Path, make: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "finding"),
+    [
+        ("empty", "holds no images"),
+        ("black", "is black"),
+        ("small", "is only 8x8 pixels"),
+        ("one class", "has 3 usable images, all of them happy"),
+    ],
+)
+def test_a_set_that_would_lie_is_refused_by_name(faces: Path, tmp_path: Path, make: str, finding: str) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
     if make == "black":
         for index in range(50):
-            cv2.imwrite(str(folder / f"{index}.png"), np.zeros((48, 48), np.uint8))
+            cv2.imwrite(str(folder / f"{index}.png"), np.full((48, 48), index % 8, np.uint8))
+    elif make == "small":
+        for path in faces.glob("*/*.png"):
+            image = cv2.resize(cv2.imread(str(path)), (8, 8))
+            cv2.imwrite(str(folder / f"{path.parent.name}-{path.name}"), image)
     elif make == "one class":
         (faces / "happy").rename(folder / "happy")
         for path in sorted((folder / "happy").iterdir())[3:]:
             path.unlink()
     done = CliRunner().invoke(app, ["calibrate", str(folder)])
     assert isinstance(done.exception, CalibrationError), done.output
+    assert done.exception.exit_code == 3
+    assert finding in str(done.exception)

@@ -72,15 +72,34 @@ def test_a_bug_of_ours_is_called_one_and_shows_its_traceback_on_request() -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_ctrl_c_while_libraries_load_is_one_sentence() -> None:
-    code = (
-        "import builtins, os, signal\n"
+@pytest.mark.parametrize(
+    "meets",
+    [
+        "kill(getpid(), SIGINT); sleep(9)",
+        "exec('kill(getpid(), SIGINT); sleep(9)')",
+        "load('swallows')",
+    ],
+    ids=["plainly", "in a string that is run", "in a library that swallows it"],
+)
+def test_ctrl_c_while_libraries_load_is_one_sentence(tmp_path: Path, meets: str) -> None:
+    (tmp_path / "swallows.py").write_text(
+        "from os import getpid, kill\nfrom signal import SIGINT\nfrom time import sleep\n"
+        "try:\n    kill(getpid(), SIGINT)\n    sleep(0.1)\nexcept KeyboardInterrupt:\n    pass\n"
+    )
+    (tmp_path / "interrupted.py").write_text(
+        "import builtins, sys\nfrom os import getpid, kill\nfrom signal import SIGINT\nfrom time import sleep\n"
         "from edge_fer.__main__ import main\n"
         "load = builtins.__import__\n"
         "def interrupted(name, *rest):\n"
-        "    if name == 'typer':\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    if name == 'edge_fer.runtime.pipeline':\n        {meets}\n"
         "    return load(name, *rest)\n"
-        "builtins.__import__ = interrupted\nmain()\n"
+        "builtins.__import__ = interrupted\nsys.argv = ['edge-fer', 'run', '--demo', '--no-show']\nmain()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        timeout=120,
+    )
     assert (done.returncode, done.stderr) == (130, "edge-fer: interrupted.\n")

@@ -7,14 +7,19 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.cli.main import app
+from edge_fer.cli.run import DEMO
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.errors import UsageError
+from edge_fer.runtime.preprocess import FaceCropper
 
 FAST = ("--demo", "--backend", "onnxruntime", "--precision", "int8", "--no-show", "--max-frames", "4")
 FILE = os.environ.get("EDGE_FER_MTCNN", "")
@@ -49,6 +54,33 @@ def test_a_network_that_wants_level_eyes_gets_them_or_one_sentence(
     done = run("--engine", str(level_eyes), "--jsonl", str(lines))
     assert done.exit_code == 0, done.output
     assert [len(json.loads(line)["faces"]) for line in lines.read_text().splitlines()] == [1] * 4
+
+
+def test_a_tilted_head_is_cut_level_under_a_contract_that_levels_eyes(
+    level_eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command, with our detector's own landmarks: pictures of one face, upright and tilted either way."""
+    opened = partial(open_face_detector, backend="onnxruntime", precision="fp32")
+    monkeypatch.setattr("edge_fer.backends.face_detector.open_face_detector", opened)
+    real, angles = FaceCropper.crop_into, []
+
+    def watched(self: FaceCropper, out: Any, image: Any, box: Any, angle_deg: float = 0.0) -> None:
+        angles.append(angle_deg)
+        real(self, out, image, box, angle_deg)
+
+    monkeypatch.setattr(FaceCropper, "crop_into", watched)
+    film = cv2.VideoCapture(str(DEMO))
+    upright, folder = film.read()[1], tmp_path / "pictures"
+    film.release()
+    folder.mkdir()
+    height, width = upright.shape[:2]
+    for index, clockwise in enumerate((0, 20, -20)):
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), -clockwise, 1.0)
+        tilted = cv2.warpAffine(upright, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        cv2.imwrite(str(folder / f"{index}.png"), tilted)
+    done = CliRunner().invoke(app, ["run", "--source", str(folder), *FAST[1:], "--engine", str(level_eyes)])
+    assert done.exit_code == 0, done.output
+    assert np.subtract(angles[1:], angles[0]) == pytest.approx([20, -20], abs=7)
 
 
 @pytest.mark.skipif(

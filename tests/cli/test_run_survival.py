@@ -146,7 +146,7 @@ def test_a_camera_that_is_unplugged_comes_back_in_another_mode(
     """Before, between and after: every frame is labelled or counted, and the video has the whole of it."""
     half = [np.ascontiguousarray(cv2.resize(picture, (480, 270))) for picture in demo]
     spoilt: list[Picture | None] = [demo[0], None, *demo[1:], None]
-    plug_in(monkeypatch, [*demo, *spoilt], None, None, half * 200)
+    plug_in(monkeypatch, [*demo, *spoilt], None, None, half * 5000)
     video = tmp_path / "out.mp4"
     found = run(tmp_path, "--camera", "0", "--max-frames", "60", "--save", str(video))
     assert found.error is None
@@ -243,7 +243,7 @@ def test_a_stream_with_damaged_pictures_another_size_and_a_cut_goes_on(
     cut = [data[: len(data) // 3] for data in whole[:3]]
     junk = [b"\xff\xd8" + os.urandom(2000), b"no picture at all"]
     first = [*whole, *cut, *junk, *whole, *small]
-    url = stream_of([first, None, small * 200])
+    url = stream_of([first, None, small * 5000])
     found = run(tmp_path, "--source", url, "--max-frames", "80")
     assert found.error is None
     assert "is gone; next attempt in" in found.output
@@ -332,8 +332,8 @@ def test_an_output_that_hangs_is_abandoned_and_the_others_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pipe that nobody reads: opening it waits for ever."""
-    monkeypatch.setattr(sink_runner, "SINK_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(sink_runner, "FINISH_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sink_runner, "SINK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(sink_runner, "FINISH_TIMEOUT_S", 2.0)
     pipe, video = tmp_path / "pipe", tmp_path / "out.mp4"
     os.mkfifo(pipe)
     try:

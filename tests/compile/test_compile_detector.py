@@ -11,19 +11,24 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.backends.registry import open_engine
+from edge_fer.compile.calibrate import open_session, read_calibration, run_logits
+from edge_fer.compile.certificate import CALIBRATION_FILE
 from edge_fer.compile.compile_detector import agree, compile_detector
+from edge_fer.compile.detector_pictures import calibration_batches
 from edge_fer.compile.executed import executed_by_onnxruntime
 from edge_fer.compile.report import DetectorReport
 from edge_fer.compile.request import CompileRequest
-from edge_fer.core.bundle import open_bundle, record_files
+from edge_fer.core.bundle import Bundle, open_bundle, record_files
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import BundleError, CheckpointError, UsageError
 from edge_fer.core.faces import Faces
 from edge_fer.core.manifest import BundleManifest, read_manifest, write_manifest
 from edge_fer.core.spec import DetectorSpec
+from edge_fer.data.calibration_set import open_calibration_set
 from edge_fer.models.checkpoint import holds_detector, load_checkpoint, load_detector, save_checkpoint
 from edge_fer.models.registry import build_model
 
@@ -90,6 +95,32 @@ def test_the_graph_is_plain_and_the_arithmetic_runs_in_int8(compiled: DetectorRe
     executed = executed_by_onnxruntime(onnx.load(bundle.file(bundle.variant("int8").file)))
     convolutions = sum(node.op_type == "Conv" for node in fp32.graph.node)
     assert executed.int8 >= convolutions - 3 - 2  # all but the three output layers, and what no kernel exists for
+
+
+def test_bias_correction_takes_back_what_int8_shifts(
+    compiled: DetectorReport, checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    request = CompileRequest(
+        checkpoint=checkpoint,
+        out=tmp_path / "mended",
+        calibration=pictures,
+        bias_correction=True,
+        build=False,
+        backend="onnxruntime",
+    )
+    mended = open_bundle(Path(compile_detector(request).bundle))
+    plain = open_bundle(Path(compiled.bundle))
+    calibration = read_calibration(mended.file(CALIBRATION_FILE))
+    executed = executed_by_onnxruntime(onnx.load(plain.file(plain.variant("int8").file)))
+    assert len(calibration.bias_shifts) >= executed.int8
+    batch = np.concatenate(list(calibration_batches(open_calibration_set(pictures), SPEC)))
+
+    def outputs(bundle: Bundle, precision: str) -> NDArray[np.float32]:
+        return run_logits(open_session(onnx.load(bundle.file(bundle.variant(precision).file)), 1), batch)
+
+    wanted = outputs(plain, "fp32")
+    before, after = (np.abs((outputs(b, "int8") - wanted).mean(axis=(0, 2))).mean() for b in (plain, mended))
+    assert after < 0.8 * before
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,11 +178,35 @@ def test_the_same_ranges_give_the_same_bundle(tiny_checkpoint, face_folder, tmp_
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
 
 
+def test_what_is_not_known_of_a_calibration_set_stands_in_the_certificate(request_fp32, face_folder, tmp_path):
+    """A folder without classes is judged by what the fp32 network sees in it: here one class, and then all."""
+    one, every = tmp_path / "one", tmp_path / "every"
+    for folder, classes in ((one, ["happy"]), (every, ["*"])):
+        folder.mkdir()
+        for path in (path for name in classes for path in face_folder.glob(f"{name}/*.png")):
+            image = cv2.imread(str(path))
+            cv2.imwrite(str(folder / path.name), image)
+            cv2.imwrite(str(folder / f"lighter-{path.name}"), cv2.add(image, 3))
+    request = replace(request_fp32, precision="int8", backend="onnxruntime")
+    found = {}
+    for folder in (one, every):
+        report = compile_model(replace(request, calibration=folder))
+        record = open_bundle(Path(report.bundle)).manifest.calibration
+        assert [f"calibration: {note}" for note in record.notes] == [n for n in report.notes if "calibration" in n]
+        found[folder.name] = " ".join(record.notes)
+    assert all("names no classes" in text for text in found.values())
+    assert "of these faces happy: ranges of one class may fit no other" in found["one"]
+    assert "128 of these faces: " in found["every"]
+
+
 def test_fp16_is_written_when_asked_for(request_fp32):
     report = compile_model(replace(request_fp32, precision="fp16"))
     bundle = open_bundle(Path(report.bundle))
     assert report.precisions == ("fp32", "fp16")
     assert bundle.record("model.fp16.onnx").bytes < 0.55 * bundle.record("model.fp32.onnx").bytes
+    assert set(report.file_bytes) == {"model.fp32.onnx", "model.fp16.onnx"}
+    said = next(note for note in report.notes if "model.fp16.onnx" in note)
+    assert re.search(r"nothing here ran it as it will run there.*same label .* for \d+\.\d+% of 16 faces", said)
 
 
 def test_without_faces_int8_is_refused_and_the_default_says_that_it_is_fp32(request_fp32):

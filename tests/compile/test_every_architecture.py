@@ -11,33 +11,50 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import nn
 from typer.testing import CliRunner
 
 from edge_fer.cli.main import app
-from edge_fer.compile.calibrate import open_session, run_logits
 from edge_fer.compile.canary_faces import face_batch
 from edge_fer.compile.compile_model import compile_model
-from edge_fer.compile.export_onnx import check_parity, export_onnx
 from edge_fer.compile.request import CompileRequest
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.core.spec import ModelSpec, PreprocessSpec
 from edge_fer.models.checkpoint import save_checkpoint
-from edge_fer.models.registry import ARCHITECTURES, build_model
+from edge_fer.models.convnext import Block
+from edge_fer.models.registry import build_model, classifiers
+from edge_fer.models.resnet import Bottleneck
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CHOSEN = ("convnext_tiny", "resemotenet", "resnet50_transformer")
-"""One of each kind of arithmetic that no other test takes all the way; EDGE_FER_EVERY_NETWORK=1 takes every network, in
-ten minutes."""
-REFUSED = {("resnet50_transformer", "openvino"), ("resnet50_fpn_transformer", "openvino")}
-"""At this size a transformer sees a single place, and of several faces at once OpenVINO 2026.4 then computes something
-else than the int8 file says: half of the labels differ from ONNX Runtime's. What counts here is that `compile` says so
-and that `run` will not use it."""
-NETWORKS = CHOSEN
-if os.environ.get("EDGE_FER_EVERY_NETWORK"):
-    NETWORKS = tuple(sorted(name for name, found in ARCHITECTURES.items() if found.task == "classification"))
+"""One of each kind of arithmetic that no other test takes all the way. EDGE_FER_EVERY_NETWORK=1 takes every network, as
+`.ci/run` does in a step of its own: eight minutes of one core."""
+NETWORKS = classifiers() if os.environ.get("EDGE_FER_EVERY_NETWORK") else CHOSEN
 GREY = {"cnn_baseline", "compact", "resemotenet"}
-SIDE, FACES, MOST_STEPS = 32, 64, 80
+SIDE, FACES, MOST_STEPS = 32, 64, 60
+
+Lesson = tuple[list[NDArray[np.uint8]], NDArray[np.int64], Path]
+
+
+@pytest.fixture(scope="module")
+def lesson(faces, tmp_path_factory: pytest.TempPathFactory) -> Lesson:
+    """64 faces, their classes, and a folder of them: of FER-2013 where that is at hand, else of one portrait in seven
+    kinds of light."""
+    root = Path(os.environ.get("EDGE_FER_DATA", "nowhere")) / "fer2013" / "train"
+    if root.is_dir():
+        files = [path for name in EMOTIONS for path in sorted((root / name).iterdir())[::40][:10]]
+        images = [cv2.imread(str(path)) for path in files]
+        labels = np.array([EMOTIONS.index(path.parent.name) for path in files], np.int64)
+    else:
+        images, labels = list(faces[0]), faces[1]
+    chosen = np.random.default_rng(0).permutation(len(images))[:FACES]
+    assert len(chosen) == FACES
+    folder = tmp_path_factory.mktemp("lesson")
+    for number, index in enumerate(chosen):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), images[index])
+    return [images[index] for index in chosen], labels[chosen], folder
 
 
 def contract(arch: str) -> ModelSpec:
@@ -48,63 +65,69 @@ def contract(arch: str) -> ModelSpec:
     return ModelSpec(name=arch.replace("_", "-"), arch=arch, preprocess=preprocess)
 
 
-def learn(spec: ModelSpec, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, float]:
-    """The network after the fewest steps, of ten at a time, that fit it to the faces, and its accuracy on them."""
+def learn(spec: ModelSpec, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[nn.Module, float]:
+    """The network after the fewest steps, of five at a time, that fit it to the faces, and its accuracy on them.
+
+    Nothing is dropped: to learn a few faces by heart is what is wanted.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = build_model(spec)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model = build_model(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs = inputs.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4 if spec.arch.startswith("resnet50") else 1e-3)
+    for part in model.modules():
+        if isinstance(part, Block):
+            part.drop = 0.0
+        if isinstance(part, Bottleneck):
+            # A block begins small beside its shortcut, as training makes it: fifty layers of a few steps would
+            # otherwise amplify what one engine rounds otherwise than another.
+            nn.init.constant_(part.bn3.weight, 0.2)
     accuracy = 0.0
     for step in range(MOST_STEPS):
-        model.train()
-        loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+        for part in model.train().modules():
+            if isinstance(part, nn.Dropout):
+                part.eval()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 10 == 9:
-            norms = [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        if step % 5 == 4:
+            norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
             for norm in norms:  # so few steps leave a moving average behind the weights
                 norm.reset_running_stats()
                 norm.momentum = None
             with torch.no_grad():
-                model(inputs)
+                if norms:
+                    model(inputs)
                 accuracy = float((model.eval()(inputs).argmax(1) == labels).float().mean())
-            if accuracy > 0.95:
+            if accuracy > 0.98:
                 break
     return model.eval().requires_grad_(False), accuracy
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_it_learns_exports_compiles_to_int8_and_runs_in_the_loop(
-    arch: str, faces, face_folder: Path, slim_resemotenet, tmp_path: Path
+    arch: str, lesson: Lesson, slim_resemotenet, tmp_path: Path
 ) -> None:
+    images, labels, folder = lesson
     spec = contract(arch)
-    chosen = np.random.default_rng(0).permutation(len(faces[0]))[:FACES]
-    images, labels = faces[0][chosen], faces[1][chosen]
-    inputs = face_batch(images, spec.preprocess)
+    inputs = torch.from_numpy(face_batch(np.stack(images), spec.preprocess))
+    checkpoint, bundle = tmp_path / "weights.safetensors", tmp_path / "bundle"
     with slim_resemotenet():
-        model, accuracy = learn(spec, torch.from_numpy(inputs), torch.from_numpy(labels))
+        model, accuracy = learn(spec, inputs, torch.from_numpy(labels))
         assert accuracy > 0.95
-        logits = run_logits(open_session(export_onnx(model, spec), 1), inputs)
-        assert check_parity(model, logits, inputs, arch).max_gap < 1e-4 * max(1.0, float(np.abs(logits).max()))
-        checkpoint, bundle, pictures = tmp_path / "weights.safetensors", tmp_path / "bundle", tmp_path / "pictures"
+        largest = float(model(inputs).abs().max())
         save_checkpoint(checkpoint, spec, {}, model)
         report = compile_model(
-            CompileRequest(checkpoint=checkpoint, out=bundle, precision="int8", calibration=face_folder, build=False)
+            CompileRequest(checkpoint=checkpoint, out=bundle, precision="int8", calibration=folder, build=False)
         )
-    strayed = {(arch, found.backend): found.error for found in report.candidates if found.error is not None}
-    assert set(strayed) == {pair for pair in REFUSED if pair[0] == arch}
-    pictures.mkdir()
-    for index, image in enumerate(images):
-        cv2.imwrite(str(pictures / f"{index:02d}.png"), image)
+    assert report.torch_parity.n == FACES
+    assert report.torch_parity.max_gap < 1e-4 * max(1.0, largest)
+    assert [found.error for found in report.candidates if found.error is not None] == []
     for backend in ("onnxruntime", "openvino"):
         lines = tmp_path / f"{backend}.jsonl"
-        order = ["run", "--source", str(pictures), "--engine", str(bundle), "--backend", backend, "--precision", "int8"]
+        order = ["run", "--source", str(folder), "--engine", str(bundle), "--backend", backend, "--precision", "int8"]
         done = CliRunner().invoke(app, [*order, "--detector", "none", "--no-show", "--jsonl", str(lines)])
-        if (arch, backend) in REFUSED:
-            assert done.exit_code != 0
-            assert "gives other logits than the verified model" in str(done.exception)
-            continue
         assert done.exit_code == 0, done.output
         rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
         found = [row["faces"][0]["label"] for row in rows if row["faces"]]

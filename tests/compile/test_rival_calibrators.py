@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +16,36 @@ from edge_fer.compile.calibrate import choose_ranges, collect
 from edge_fer.compile.calibrators import PERCENTILE
 from edge_fer.compile.graph import Graph
 from edge_fer.compile.plan import plan_quantisation
+
+NNCF = """
+import json, os, sys
+os.environ["NNCF_CI"] = "1"  # else it reports to Google Analytics
+import numpy as np
+from edge_fer.backends.openvino.build import TELEMETRY, import_openvino
+openvino = import_openvino()
+sys.modules[TELEMETRY] = None
+import nncf
+from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+inputs = np.load(sys.argv[2])
+settings = AdvancedQuantizationParameters(
+    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX, disable_bias_correction=True
+)
+model = nncf.quantize(
+    openvino.Core().read_model(sys.argv[1]),
+    nncf.Dataset([inputs[i : i + 1] for i in range(len(inputs))]),
+    subset_size=len(inputs),
+    advanced_parameters=settings,
+)
+found = {}
+for operator in model.get_ordered_ops():
+    if operator.get_type_name() == "FakeQuantize":
+        high = np.ravel(operator.input_value(2).get_node().data)
+        found[operator.get_friendly_name().split("/")[0]] = [float(value) for value in high]
+json.dump(found, open(sys.argv[3], "w"))
+"""
+"""Its min-max ranges: the upper end of every tensor that it quantises. It patches torch, hence its own process."""
 
 OPERATORS = ["Conv", "Relu", "Add", "MaxPool"]
 BATCHES = 4
@@ -89,3 +124,18 @@ def test_a_moving_average_lies_between_the_batches_extremes(resnet_onnx, resnet_
     for name, value in ours(resnet_onnx, resnet_inputs, "moving-average").items():
         peaks = [stats[name].peak for stats in single]
         assert min(peaks) * (1 - 1e-5) <= value <= max(peaks) * (1 + 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # it takes half a minute to import on a busy machine
+@pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
+def test_minmax_is_nncfs(tiny_onnx, tiny_inputs, tmp_path):
+    onnx.save(tiny_onnx, tmp_path / "model.onnx")
+    np.save(tmp_path / "inputs.npy", tiny_inputs[:32])
+    files = [str(tmp_path / name) for name in ("model.onnx", "inputs.npy", "ranges.json")]
+    subprocess.run([sys.executable, "-c", NNCF, *files], check=True, capture_output=True)
+    found = json.loads((tmp_path / "ranges.json").read_text())
+    mine = ours(tiny_onnx, tiny_inputs[:32], "minmax")
+    pairs = [(mine[name], high[0]) for name, high in found.items() if name in mine and len(high) == 1]
+    assert len(pairs) >= 8
+    np.testing.assert_allclose([pair[0] for pair in pairs], [pair[1] for pair in pairs], rtol=1e-4)

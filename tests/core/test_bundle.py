@@ -68,7 +68,7 @@ def test_unknown_keys_of_a_manifest_are_errors(copy: Path) -> None:
 
 def test_a_later_format_is_refused(copy: Path) -> None:
     edit(copy, format=2)
-    with pytest.raises(BundleError, match="format"):
+    with pytest.raises(BundleError, match="format 2, which a newer edge-fer wrote; this one reads format 1"):
         open_bundle(copy)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_fer.core.errors import BundleError, DeviceError
-from edge_fer.core.files import atomic_file, atomic_folder, inside
+from edge_fer.core.errors import BadInputError, BundleError, DeviceError
+from edge_fer.core.files import atomic_file, atomic_folder, check_writable, inside
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -72,3 +72,18 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
     (folder / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(BundleError, match="outside itself"):
         inside(folder, "link")
+
+
+def test_a_place_that_takes_no_files_is_told_before_and_by_the_writers(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    path = tmp_path / "file" / "result.json"
+    with pytest.raises(BadInputError, match=r"Not a directory|exists"):
+        check_writable(None, path)
+    with pytest.raises(BadInputError, match=r"Not a directory|exists"), atomic_file(path):
+        pass
+    with pytest.raises(BadInputError, match=r"Not a directory|exists"), atomic_folder(path):
+        pass
+    with pytest.raises(BadInputError, match="is a folder"):
+        check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "result.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

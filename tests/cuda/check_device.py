@@ -155,6 +155,26 @@ def test_a_stream_waits_for_an_event_of_another(device: CudaDevice) -> None:
     assert copied.query()
 
 
+def test_a_borrowed_stream_is_the_queue_that_its_handle_names(device: CudaDevice) -> None:
+    source, target, memory = filled(device), device.pinned((N,), np.float32), device.allocate(4 * N)
+    lent, own, copied = device.stream(), device.stream(), device.event()
+    if device.adapter == "pycuda":
+        with pytest.raises(DeviceError, match="no streams but its own"):
+            device.borrow(lent.handle)
+        return
+    borrowed = device.borrow(lent.handle)
+    assert borrowed.handle == lent.handle
+    device.copy_to_device(memory, source, 4 * N, lent)
+    copied.record(borrowed)
+    own.wait(copied)
+    device.copy_to_host(target, memory, 4 * N, own)
+    del borrowed
+    gc.collect()
+    own.synchronize()
+    np.testing.assert_array_equal(target.array, np.arange(N))
+    device.borrow(lent.handle).synchronize()
+
+
 def test_events_measure_the_device_s_time(device: CudaDevice) -> None:
     stream, began, ended = device.stream(), device.event(timing=True), device.event(timing=True)
     source, memory = filled(device), device.allocate(4 * N)

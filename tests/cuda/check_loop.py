@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from check_face_kernels import kernels  # noqa: F401 (a fixture for the whole module)
@@ -21,6 +24,7 @@ from edge_fer.backends.registry import open_engine
 from edge_fer.cli.run import DEMO
 from edge_fer.core.bundle import find_bundle, open_bundle
 from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
+from edge_fer.core.errors import EdgeFerError
 from edge_fer.cuda.device import CudaDevice, KernelArguments
 from edge_fer.cuda.open import DEFAULT_ADAPTER, open_device
 from edge_fer.runtime.cuda_loop import open_cuda_loop
@@ -38,6 +42,8 @@ NETWORK_PTX = b".version 6.0\n.target sm_61\n"
 class EngineOnTheDriver:
     """A ``DeviceEngine``: a kernel of the simulated driver that runs ONNX Runtime on device memory. It opens the device
     for itself, as TensorRT's does: the primary context is the same."""
+
+    capturable = True
 
     def __init__(self, inner: Engine) -> None:
         device: CudaDevice = open_device()
@@ -134,6 +140,85 @@ def test_the_demo_gets_the_cpu_s_labels_and_nothing_is_left_behind() -> None:
     del source, engine, stage, pipeline, gpu, stats, found, wanted
     gc.collect()
     assert (simulated.simulated_alive(), simulated.simulated_contexts()) == (0, 0)
+
+
+def test_the_proofs_of_the_loop_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What benchmarks/gpu/prove.py does with an engine, before a GPU is at hand: once with torch's, whose network is on
+    the CPU here and whose graphs are kernels of the simulated driver, and once with a backend's."""
+    torch = pytest.importorskip("torch", reason="the compile extra is not installed")
+    sys.path.insert(0, str(FRAME_PATH.parent))
+    import frame_path
+    import prove
+    import torch_engine
+
+    torch.set_num_threads(1)
+    names, network = itertools.count(), torch_engine.load_network("cpu")
+
+    def view(pointer: int, shape: tuple[int, ...]) -> Any:
+        return torch.from_numpy(array_at(pointer, shape, np.float32))
+
+    def engine_of_torch(bundle: Any, network: Any) -> Any:
+        device = open_device()
+
+        def recorded(run: Any) -> Any:
+            def kernel(_parameters: Any, _geometry: tuple[int, ...]) -> None:
+                with torch.inference_mode():
+                    run()
+
+            register(name := f"replay_{next(names)}", kernel)
+            loaded = device.load_module(NETWORK_PTX).kernel(name)
+
+            def replay(handle: int) -> None:
+                device.launch(loaded, (1, 1, 1), (1, 1, 1), KernelArguments(), device.borrow(handle))
+
+            return replay
+
+        made = torch_engine.TorchEngine(device, bundle, network, max_batch=2, view=view, record=recorded)
+        for slot in made.slots:
+            slot.inputs[INPUT][:] = 0.5
+            made.submit(slot, 2)
+            made.wait(slot)
+            assert np.ptp(slot.outputs[OUTPUT], axis=0).max() < 1e-4, "two rows of the same"
+        return made
+
+    clip = tmp_path / "short.avi"
+    write_start(DEMO, clip, 6)
+    for name, changed in (("FRAME_HW", (96, 128)), ("SIDE_PX", 60), ("REPEATS", 20), ("CLIP_FRAMES", 6)):
+        monkeypatch.setattr(prove, name, changed)
+    monkeypatch.setattr("edge_fer.cli.run.DEMO", clip)
+    monkeypatch.setattr(prove, "_torch_network", lambda: network)
+    monkeypatch.setattr(prove, "_torch_engine", engine_of_torch)
+    monkeypatch.setattr(prove, "_possible", lambda backend, precision: None)
+    found = {name: prove.one(name, tmp_path) for name in ("a frame's way, torch fp32", "loop on the GPU, torch fp32")}
+    with open_engine(open_bundle(find_bundle()), backend="onnxruntime", precision="int8") as inner:
+        monkeypatch.setattr("edge_fer.backends.registry.open_engine", lambda *_, **__: EngineOnTheDriver(inner))
+        name = "a frame's way, onnxruntime-cuda fp32"
+        found[name] = prove.one(name, tmp_path)
+    for name, answer in found.items():
+        json.dumps(answer)
+        # The bars about time are missed here or kept by chance.
+        assert answer["outcome"] in ("passed", "missed"), (name, answer)
+    assert found["loop on the GPU, torch fp32"]["same_labels"] == 1.0
+    assert found["loop on the GPU, torch fp32"]["faces"] == 6
+    assert found["a frame's way, torch fp32"]["replayed"] == 0, "torch's own graphs are not in ours"
+    assert found[name]["replayed"] > 0
+    for stem in ("torch-fp32", "onnxruntime-cuda-fp32"):
+        assert (tmp_path / f"timeline-{stem}.png").read_bytes().startswith(b"\x89PNG")
+    assert frame_path.compare_labels([[1], [2]], [[1], [3]])["bars"]["labels as on the CPU"]["passed"] is False
+    for wrong in ([[1]], [[1], [2, 2]], [[], []]):
+        with pytest.raises(EdgeFerError):
+            frame_path.compare_labels([[1], [2]] if wrong != [[], []] else wrong, wrong)
+
+
+def write_start(source: Path, target: Path, frames: int) -> None:
+    """The first frames of a clip as another."""
+    reader = cv2.VideoCapture(str(source))
+    size = tuple(int(reader.get(kind)) for kind in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, size)
+    for _ in range(frames):
+        writer.write(reader.read()[1])
+    writer.release()
+    reader.release()
 
 
 def test_the_proof_of_a_frame_s_way_measures_and_draws_what_it_says(tmp_path: Path) -> None:

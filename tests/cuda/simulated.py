@@ -321,6 +321,10 @@ class SimulatedDevice:
             self._streams[stream.handle] = stream
             return stream
 
+    def borrow(self, handle: int) -> SimulatedStream:
+        with self._call("borrow"):
+            return self._streams[handle]
+
     def event(self, *, timing: bool = False) -> SimulatedEvent:
         with self._call("cuEventCreate"):
             return SimulatedEvent(self, timing)

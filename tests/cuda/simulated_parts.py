@@ -114,8 +114,11 @@ class SimulatedSlot:
 
 
 class SimulatedEngine:
-    """A ``DeviceEngine`` of ONNX Runtime, as strict as TensorRT's about captures: none before a call with the same slot
-    and number of faces. (That its contexts keep their shapes is proved in tests/backends/test_tensorrt_engine.py.)"""
+    """A ``DeviceEngine`` that runs the real network, as strict as TensorRT's about captures: none before a call with
+    the same slot and number of faces. (That its contexts keep their shapes is proved in
+    tests/backends/test_tensorrt_engine.py.)"""
+
+    capturable = True
 
     def __init__(
         self,

@@ -30,17 +30,18 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("check_*.py")))
 def test_checks_pass_over_the_simulated_driver(name: str, driver_folder: Path) -> None:
     """In a process of its own: this one has no driver, which other tests rely on."""
     command = [sys.executable, "-m", "pytest", "-o", "python_files=check_*.py", "-p", "no:cacheprovider", "-n", "0"]
     done = subprocess.run(
-        [*command, str(HERE / name)],
+        [*command, "-o", "timeout=1100", str(HERE / name)],
         env={**os.environ, "LD_LIBRARY_PATH": str(driver_folder)},
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1140,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)

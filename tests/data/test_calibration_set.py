@@ -64,6 +64,7 @@ def test_a_flat_folder_has_no_classes(tmp_path):
     assert len(found) == 40
     assert found.labels is None
     assert found.counts() == {}
+    assert found.notes == ("the folder names no classes, so their balance is not known",)
 
 
 def test_a_recipe_takes_the_same_number_of_every_class_and_its_seed_decides_which(class_folders, tmp_path, monkeypatch):
@@ -171,7 +172,7 @@ def test_a_few_unfit_images_are_left_out_and_noted(tmp_path):
     cv2.imwrite(str(folder / "black.png"), np.zeros((48, 48), np.uint8))
     found = open_calibration_set(folder)
     assert len(found) == 50
-    assert any("1 unfit images were left out (black.png is black" in note for note in found.notes)
+    assert any("unfit images left out: 1 (black.png is black" in note for note in found.notes)
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from edge_fer.core.errors import BadInputError
 from edge_fer.data.detection.compose import ComposeSpec, Compositor, Picture
 from edge_fer.data.detection.folder import list_pictures
-from edge_fer.data.detection.labels import SURE, UNSURE, FaceLabels, Teacher, label_all, padded
+from edge_fer.data.detection.labels import MIRRORED, SURE, UNSURE, FaceLabels, Teacher, label_all, padded
+from edge_fer.data.detection.reviewed import reviewed
 
 POINTS = np.array([[60, 70], [130, 74], [94, 105], [66, 140], [124, 138]], np.float32)
 BOX = np.array([[40, 30, 152, 170]], np.float32)
@@ -101,6 +103,39 @@ def test_the_same_number_draws_the_same_picture() -> None:
         np.testing.assert_array_equal(first.gray, second.gray)
         np.testing.assert_array_equal(first.boxes_xyxy, second.boxes_xyxy)
         assert first.gray.shape == (128, 128)
+
+
+def test_headgear_hides_the_eyes_of_most_and_nobodys_mouth() -> None:
+    bare = PLAIN.model_copy(update={"wild_rotation": 0.0, "rotate_deg": 5.0, "face_px": (100, 101)})
+    dressed = bare.model_copy(update={"headgear": 1.0})
+    assert _spots_seen(0, bare) == 1.0
+    assert 0.2 < _spots_seen(0, dressed) < 0.6, "a helmet alone leaves the eyes"
+    assert _spots_seen(3, dressed) == 1.0
+
+
+def _spots_seen(point: int, spec: ComposeSpec) -> float:
+    """Share of faces on which the white spot at a landmark, or at its twin in a mirrored face, is brighter than what
+    lies beside it."""
+    maker, seen = compositor(dotted_face(point), spec), []
+    for seed in range(80):
+        drawn = maker.draw(np.random.default_rng(seed))
+        places = np.round(drawn.landmarks[:, (point, MIRRORED[point])]).astype(int).reshape(-1, 2)
+        if len(places) and places.min() >= 20 and places.max() < 236:
+            beside = [np.median([drawn.gray[y, [x - 11, x + 11]], drawn.gray[[y - 11, y + 11], x]]) for x, y in places]
+            seen.append(bool((drawn.gray[places[:, 1], places[:, 0]] > np.array(beside) + 25).any()))
+    return float(np.mean(seen))
+
+
+def test_finds_that_were_seen_to_be_no_people_are_background_or_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = np.array([[20, 20, 80, 90], [120, 30, 180, 100]], np.float32)
+    labels = FaceLabels(boxes, np.zeros((2, 5, 2), np.float32), np.array([SURE + 0.1, UNSURE + 0.1], np.float32))
+    digest = {name: hashlib.sha256(name.encode()).hexdigest()[:12] for name in ("dog.jpg", "doll.jpg")}
+    monkeypatch.setattr("edge_fer.data.detection.reviewed.ANIMALS", frozenset({digest["dog.jpg"]}))
+    monkeypatch.setattr("edge_fer.data.detection.reviewed.LIKENESSES", frozenset({digest["doll.jpg"]}))
+    np.testing.assert_array_equal(reviewed("dog.jpg", labels).boxes_xyxy, boxes[1:])
+    doubted = reviewed("doll.jpg", labels).scores
+    assert ((doubted >= UNSURE) & (doubted < SURE)).all()
+    assert reviewed("man.jpg", labels) is labels
 
 
 def test_what_the_teacher_doubts_is_ignored_and_what_it_denies_is_background() -> None:

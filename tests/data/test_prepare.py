@@ -262,7 +262,7 @@ def test_a_killed_run_leaves_nothing_half_made(tmp_path: Path, how: str) -> None
             time.sleep(0.01)
         assert child.poll() is None, "it was to be interrupted in the middle"
         os.killpg(child.pid, getattr(signal, how))
-        told, complaints = child.communicate(timeout=60)
+        told, complaints = child.communicate(timeout=200)
     finally:
         child.kill()
     assert not out.exists()

@@ -11,11 +11,13 @@ import pytest
 from small_networks import Corner, contract
 from typer.testing import CliRunner
 
+from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.cli.main import app
 from edge_fer.cli.run import DEMO
 from edge_fer.core.errors import BadInputError, CheckpointError, EdgeFerError, UsageError
 from edge_fer.core.labels import EMOTIONS
-from edge_fer.evaluate.explain import Faces, as_pictures, explain, spread
+from edge_fer.data.class_folders import read_image
+from edge_fer.evaluate.explain import Faces, as_pictures, explain, find_faces, spread
 from edge_fer.evaluate.explain_figures import draw_explanation, draw_feature_maps, verdict
 from edge_fer.evaluate.grad_cam import Explainer
 
@@ -68,6 +70,21 @@ def test_the_faces_of_a_folder_are_found_explained_and_checked(photos: Path, tmp
         image = cv2.imread(str(tmp_path / name))
         assert image is not None
         assert image.std() > 20
+
+
+def test_a_photograph_of_many_megapixels_has_its_face_where_the_small_one_has_it(photos: Path) -> None:
+    """The project's detector takes pictures up to 4096 pixels wide; cameras make larger ones."""
+    small = read_image(photos / "a.png")
+    large = np.repeat(np.repeat(small, 6, axis=0), 6, axis=1)
+    detector = open_face_detector("edge-fer-face", min_face_px=24)
+    try:
+        (at_small, _), (at_large, _) = find_faces(small, detector), find_faces(large, detector)
+    finally:
+        detector.close()
+    assert large.shape[1] > 4096
+    assert len(at_large) == len(at_small) == 1
+    side = at_small[0, 2] - at_small[0, 0]
+    np.testing.assert_allclose(at_large[0] / 6, at_small[0], atol=0.15 * side)
 
 
 def test_mistakes_of_a_dataset_come_surest_first(dataset: Path, tmp_path: Path) -> None:

@@ -363,10 +363,14 @@ def test_a_real_browser_shows_the_face_the_heat_and_the_network(page: Page, fram
         for kind, dx in (("mousePressed", 0), ("mouseMoved", 60), ("mouseReleased", 60)):
             tab.call("Input.dispatchMouseEvent", type=kind, x=x + dx, y=y, button="left", buttons=1, clickCount=1)
         assert tab.value(chosen) == held
+        # Another layer gives another heat; the page's waiting in between may be too short to be seen.
+        tab.value("(window.heatBefore = document.querySelector('#heat').toDataURL()).length")
         tab.value("document.querySelector('#layer').value = 'stages.0'")
         tab.value("document.querySelector('#layer').dispatchEvent(new Event('change'))")
-        tab.wait_for("document.querySelector('#state').dataset.kind == 'waiting'")
-        tab.wait_for("document.querySelector('#state').dataset.kind == 'ready'")
+        tab.wait_for(
+            "document.querySelector('#state').dataset.kind == 'ready' && "
+            "document.querySelector('#heat').toDataURL() != window.heatBefore"
+        )
         assert not tab.problems
     with open_tab(browser, tmp_path / "other") as tab:
         tab.open(f"http://127.0.0.1:{page.server.port}/")

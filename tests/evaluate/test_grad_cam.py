@@ -11,7 +11,8 @@ from torch import nn
 
 from edge_fer.core.errors import UsageError
 from edge_fer.core.spec import ModelSpec, PreprocessSpec
-from edge_fer.evaluate.grad_cam import Explainer, stages, telling_channels
+from edge_fer.evaluate.grad_cam import FAMILY_LAYERS, Explainer, default_layer, stages, telling_channels
+from edge_fer.evaluate.network_graph import read_graph
 from edge_fer.models.registry import architecture, build_model, classifiers
 
 
@@ -149,6 +150,42 @@ def drawn_quickly(spec: ModelSpec, options: dict[str, object] | None = None) -> 
         else:
             value.data.zero_()
     return network
+
+
+WEIGHED = {
+    "cnn_baseline": ("features", (256, 6, 6)),
+    "compact": ("stages", (320, 6, 6)),
+    "convnext_base": ("features", (1024, 7, 7)),
+    "convnext_small": ("features", (768, 7, 7)),
+    "convnext_tiny": ("features", (768, 7, 7)),
+    "resemotenet": ("features", (256, 6, 6)),
+    "resnet18": ("layer4", (512, 7, 7)),
+    "resnet34": ("layer4", (512, 7, 7)),
+    "resnet50": ("layer4", (2048, 7, 7)),
+    "resnet50_fpn": ("backbone.layer4", (2048, 7, 7)),
+    "resnet50_fpn_hu": ("backbone.layer4", (2048, 7, 7)),
+    "resnet50_fpn_transformer": ("encoder.project", (256, 7, 7)),
+    "resnet50_hu": ("backbone.layer4", (2048, 7, 7)),
+    "resnet50_transformer": ("encoder.project", (256, 7, 7)),
+    "resnet50_vggface2": ("layer4", (2048, 7, 7)),
+}
+"""Every architecture's layer and its map (channels, height, width) at the published input."""
+
+
+@pytest.mark.parametrize("arch", classifiers())
+def test_every_architecture_s_layer_is_its_last_map_with_places(arch: str) -> None:
+    known = architecture(arch)
+    preprocess = PreprocessSpec(size_hw=known.size_hw, colour="rgb", mean=known.mean, std=known.std)
+    spec = ModelSpec(name=arch.replace("_", "-"), arch=arch, preprocess=preprocess)
+    with torch.device("meta"):  # shapes need no numbers
+        graph = read_graph(build_model(spec).eval(), torch.zeros(1, *spec.input_shape))
+    layer = default_layer(graph, spec)
+    (found,) = [m for m in graph.maps if m.name == layer]
+    assert (layer, found.shape, found.calls) == (*WEIGHED[arch], 1)
+
+
+def test_families_with_a_layer_of_their_own_are_registered() -> None:
+    assert set(FAMILY_LAYERS) <= set(classifiers())
 
 
 DEEPER = {"convnext_base", "convnext_small", "resnet34", "resnet50_hu"}

@@ -157,7 +157,7 @@ def test_empty_missing_folder_and_foreign_files_are_refused(tmp_path):
 
 def test_a_wrong_class_count_says_how_many_and_what_to_pass(tmp_path, weights):
     eight = dict(weights) | {"fc.weight": torch.zeros(8, 512), "fc.bias": torch.zeros(8)}
-    with pytest.raises(CheckpointError, match=r"has 8 classes, the project's labels are 7: angry, .* Pass --labels"):
+    with pytest.raises(CheckpointError, match=r"has 8 classes, the project's labels are 7: angry, .* --labels"):
         load_checkpoint(saved(tmp_path, eight), RESNET18)
     names = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
     loaded = load_checkpoint(tmp_path / "weights.pt", ContractOverrides(arch="resnet18", labels=names))

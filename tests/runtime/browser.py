@@ -76,7 +76,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 60.0) -> Any:
+    def wait_for(self, expression: str, timeout_s: float = 200.0) -> Any:
         """The first true value of an expression; fails when there is none in time."""
         end = time.monotonic() + timeout_s
         while not (value := self.value(expression)):

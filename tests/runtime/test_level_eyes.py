@@ -9,7 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-from obedient_parts import CountingSource, FaultyEngine, Recorder
+from obedient_parts import CountingSource, FaultyEngine, Recorder, picture
 
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.core.engine import INPUT, Engine, Slot
@@ -18,9 +18,14 @@ from edge_fer.core.faces import Faces, eye_angles_deg
 from edge_fer.core.spec import PreprocessSpec
 from edge_fer.data.cut_face import Cut, FaceCutter
 from edge_fer.data.prepare_recipe import CropSpec, PrepareRecipe
+from edge_fer.runtime.detection_schedule import DetectionSchedule
 from edge_fer.runtime.detectors.haar import HaarDetector
+from edge_fer.runtime.face_finder import FaceFinder
+from edge_fer.runtime.frames import Frame
 from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.preprocess import FaceCropper, face_pixels, normalise_into
+from edge_fer.runtime.region_search import FlowSearch, NearSearch
+from edge_fer.runtime.timing import Reservoir
 from edge_fer.runtime.tracking import Tracker
 
 BOX = np.array([40, 30, 100, 90], np.float32)
@@ -76,7 +81,8 @@ def test_every_face_is_cut_at_the_angle_at_which_it_was_last_seen(
     level = levelled(engine, seen.append)
     source = CountingSource(6)
     image = copy.deepcopy(source._image)
-    Pipeline(source, detector, level, [Recorder()], detect_every=every).run()
+    follower = NearSearch(detector) if isinstance(detector, TurningFaceNear) else None
+    Pipeline(source, detector, level, [Recorder()], detect_every=every, follower=follower).run()
     assert len(seen) == 6
     cropper, want = FaceCropper(level.manifest.classifier.preprocess), np.empty_like(seen[0][0])
     # The fifth frame of four is followed and then searched: detection pulls the angle half the way, as it does the box.
@@ -84,6 +90,34 @@ def test_every_face_is_cut_at_the_angle_at_which_it_was_last_seen(
     for given, angle in zip(seen, angles, strict=True):
         cropper.crop_into(want, image, BOX, angle)
         assert np.abs(given[0] - want).mean() < 0.01
+
+
+def test_between_detections_the_angle_turns_with_the_picture() -> None:
+    """A head that tilts to 33 degrees and back, searched for its eyes on every ninth frame only."""
+    image, box = picture(3, (200, 240)), np.array([80, 60, 160, 140], np.float32)
+
+    class Eyes:
+        name, whole_frame, landmarks, looks, now = "eyes", False, True, 0, 0.0
+
+        def detect(self, image_bgr: np.ndarray) -> Faces:
+            self.looks += 1
+            return face(self.now, box)
+
+    detector = Eyes()
+    finder = FaceFinder(
+        detector, Tracker(2), FlowSearch(turns=True), DetectionSchedule(9, live=False),
+        continuous=True, detect_ms=Reservoir(), follow_ms=Reservoir(),
+    )  # fmt: skip
+    off = []
+    for index in range(36):
+        detector.now = 33 * np.sin(index / 36 * np.pi)
+        turn = cv2.getRotationMatrix2D((120, 100), -detector.now, 1.0)
+        frame = Frame(np.asarray(cv2.warpAffine(image, turn, (240, 200), borderMode=cv2.BORDER_REFLECT), np.uint8))
+        frame.index, frame.time_ms = index, 1000 * index / 30
+        (track,) = finder.find(frame)
+        off.append(track.angle_deg - detector.now)
+    assert detector.looks == 4
+    assert np.abs(off).max() < 2, "an angle that stayed would be off by up to 24 degrees"
 
 
 def test_the_loop_cuts_the_pixels_that_a_prepared_dataset_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from torch import nn
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.backends.mtcnn import MEMBER_AT_MOST, networks
 from edge_fer.backends.registry import open_onnx
+from edge_fer.backends.tensorrt.plan import Order, build_plan
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.errors import BadInputError, EdgeFerError, UsageError
 from edge_fer.core.faces import Faces, iou
@@ -83,6 +84,14 @@ def test_the_looking_networks_equal_torchs(
         engine.submit(slot, 3)
         engine.wait(slot)
         np.testing.assert_allclose(slot.outputs[OUTPUT][:3], by_torch(reference[stage], images), atol=2e-4)
+
+
+def test_tensorrt_builds_the_three_networks_without_a_finding(files: dict[str, Path]) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has wheels for Linux and Windows on x86-64 only")
+    for spec in (proposal_stage(Pyramid(173, 240, 24)), REFINE_STAGE, OUTLINE_STAGE):
+        onnx = files[spec.name.removeprefix("mtcnn-")]
+        built = build_plan(trt, Order(onnx, "fp32", spec.input_shape, 2, 256 << 20, sm=(7, 5)))
+        assert (built.record.warnings, built.record.harmless) == ((), ())
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -263,6 +272,31 @@ def test_a_window_over_the_edge_shows_what_is_there_stretched() -> None:
     refine = engines[0].inputs[INPUT][0]
     shown = cv2.resize(image[:40, :30], (24, 24), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(refine, shown.transpose(2, 0, 1))
+
+
+def test_a_large_window_is_cut_from_the_picture_halved_and_shows_the_same() -> None:
+    """Twice, for one of 24 pixels' side that shows 403: its corners lie between those of the halved pictures."""
+    detector, engines = drawn_detector(min_face_px=36)
+    image = picture_of_noise(461, 503)
+    for left, top in ((0.0, 0.0), (37.0, 21.0), (98.0, 55.0)):
+        square = np.array([[left + 1, top + 1, left + 403, top + 403]], np.float32)
+        detector.detect_near(image, square)
+        given_to_refine = engines[0].inputs[INPUT][0]
+        exact = cv2.resize(
+            image[int(top) : int(top) + 403, int(left) : int(left) + 403], (24, 24), interpolation=cv2.INTER_AREA
+        ).transpose(2, 0, 1)
+        assert np.abs(given_to_refine - exact).max() > 0, "another way"
+        assert np.abs(given_to_refine - exact).mean() < 2.5
+
+
+def picture_of_noise(height: int, width: int) -> np.ndarray:
+    """As much detail at every scale as a photograph has."""
+    random = np.random.default_rng(11)
+    layers = [
+        cv2.resize(random.uniform(0, 255, (side, side, 3)), (width, height), interpolation=cv2.INTER_CUBIC)
+        for side in (4, 9, 20, 45, 150)
+    ]
+    return np.clip(sum(layers) / len(layers), 0, 255).astype(np.uint8)
 
 
 @settings(max_examples=40)
@@ -446,8 +480,9 @@ def test_the_published_weights_find_what_the_original_finds(backend: str, portra
 def test_with_the_originals_resizing_the_cascade_is_the_original(
     portrait: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every level made from the frame, by unweighted averages, and not rounded to whole numbers: then boxes and points
-    are the original's to a tenth of a pixel, and what differs otherwise is resizing alone."""
+    """Every level and window made from the frame, by unweighted averages, and not rounded to whole numbers: then boxes
+    and points are the original's to a tenth of a pixel, and what differs otherwise is resizing alone."""
+    monkeypatch.setattr("edge_fer.runtime.detectors.mtcnn.PIXELS_READ", 10**6)
 
     class Resizing:
         INTER_AREA, dnn = cv2.INTER_AREA, cv2.dnn

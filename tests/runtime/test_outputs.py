@@ -153,7 +153,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     sink = JsonlSink(pipe)
     sink.write(result(0, 0.0))
     sink.close(complete=True)
-    reader.join(10)
+    reader.join(120)
     assert pipe.is_fifo()
     assert read[0].startswith('{"frame": 0')
 
@@ -172,14 +172,14 @@ def test_sinks_that_show_the_same_frame_draw_it_once_and_copy_nothing(monkeypatc
     pictures: list[np.ndarray] = []
 
     def sink() -> None:
-        together.wait(20)
+        together.wait(120)
         pictures.append(annotated(shown))
 
     sinks = [threading.Thread(target=sink) for _ in range(3)]
     for thread in sinks:
         thread.start()
     for thread in sinks:
-        thread.join(20)
+        thread.join(120)
     assert drawn == [shown]
     assert all(picture is shown.frame.image_bgr for picture in pictures)
     assert len(pictures) == 3

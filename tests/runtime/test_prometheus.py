@@ -38,7 +38,7 @@ def plain(samples: Samples, name: str, **labels: str) -> float:
 
 
 def scrape(port: int) -> Samples:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", "/metrics")
     answer = connection.getresponse()
     assert answer.status == 200

@@ -14,7 +14,7 @@ from edge_fer.core.errors import SourceError, UsageError
 from edge_fer.runtime.sources.raw_stdin import FORMATS, RawStdin, parse_raw
 
 SIZE_HW = (48, 64)
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def feed(data: bytes, layout: str, *, close: bool = True) -> tuple[RawStdin, Callable[[], None]]:

@@ -9,7 +9,7 @@ from obedient_parts import Box, CountingSource, FixedFaces, Recorder, Scene, pic
 from edge_fer.core.engine import Engine
 from edge_fer.core.faces import Faces, iou
 from edge_fer.runtime.pipeline import Pipeline
-from edge_fer.runtime.region_search import FlowSearch, NearSearch, open_follower
+from edge_fer.runtime.region_search import FlowSearch, NearSearch
 
 
 def overlap(a: Box | np.ndarray, b: Box | np.ndarray) -> float:
@@ -132,7 +132,7 @@ def test_nothing_is_followed_from_picture_to_picture_of_another_size() -> None:
     assert not search.follow(picture(5, (120, 160)))[1].any()
 
 
-def test_a_detector_with_a_region_search_of_its_own_is_asked_for_it(engine: Engine) -> None:
+def test_a_detectors_own_region_search_may_follow_the_faces_instead(engine: Engine) -> None:
     class Near(FixedFaces):
         def __init__(self) -> None:
             super().__init__((20, 20, 90, 90), (95, 20, 150, 80))
@@ -150,10 +150,7 @@ def test_a_detector_with_a_region_search_of_its_own_is_asked_for_it(engine: Engi
             return Faces(boxes, np.ones(len(boxes), np.float32))
 
     detector, sink = Near(), Recorder()
-    assert isinstance(open_follower(detector), FlowSearch)
-    search = open_follower(detector, eyes=True)
-    assert isinstance(search, NearSearch)
-    Pipeline(CountingSource(12), detector, engine, [sink], detect_every=6, follower=search).run()
+    Pipeline(CountingSource(12), detector, engine, [sink], detect_every=6, follower=NearSearch(detector)).run()
     assert detector.calls == 3, "frames 0 and 6, and the frame on which a face was lost"
     assert sink.tracks == [[1, 2]] * 12
     assert sink.boxes[2] == [(22, 22, 92, 92), (97, 22, 152, 82)]

@@ -26,7 +26,7 @@ from edge_fer.runtime.sources.video_file import VideoFile
 
 def drain(source: object) -> list[tuple[int, float, np.ndarray]]:
     frames = []
-    while (frame := source.read(5.0)) is not None:  # type: ignore[attr-defined]
+    while (frame := source.read(60.0)) is not None:  # type: ignore[attr-defined]
         frames.append((frame.index, frame.time_ms, frame.image_bgr.copy()))
         frame.release()
     source.close()  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ def test_a_file_gives_every_frame_once_and_in_order(short_clip: Path, demo_frame
 def test_a_file_goes_round_in_the_same_buffers(short_clip: Path) -> None:
     source = open_source(str(short_clip), pool_size=1)
     buffers = set()
-    while (frame := source.read(5.0)) is not None:
+    while (frame := source.read(60.0)) is not None:
         buffers.add(frame.image_bgr.ctypes.data)
         frame.release()
     source.close()
@@ -54,7 +54,7 @@ def test_a_file_goes_round_in_the_same_buffers(short_clip: Path) -> None:
 def test_a_paced_file_takes_its_time(short_clip: Path) -> None:
     source = open_source(str(short_clip), pool_size=1, paced=True)
     stamps = []
-    while (frame := source.read(5.0)) is not None:
+    while (frame := source.read(60.0)) is not None:
         stamps.append(frame.captured_ns)
         frame.release()
     source.close()
@@ -94,11 +94,11 @@ def test_pictures_that_people_watch_stay_for_a_while(tmp_path: Path, monkeypatch
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
     source = open_source(str(tmp_path), pool_size=1, paced=True)
-    first, second = source.read(5.0), source.read(5.0)
+    first, second = source.read(60.0), source.read(60.0)
     assert first is not None
     assert second is not None
     assert second.captured_ns - first.captured_ns >= 0.1e9
-    assert source.read(5.0) is None
+    assert source.read(60.0) is None
     assert time.perf_counter_ns() - second.captured_ns >= 0.2e9
 
 
@@ -158,7 +158,7 @@ def test_a_device_that_opens_and_gives_nothing_is_not_opened_in_a_hot_loop() -> 
 
     source = LiveSource(connect, "camera 0", pool_size=1, lost_after_s=2.0)  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="did not come back"):
-        while (frame := source.read(5.0)) is not None:
+        while (frame := source.read(60.0)) is not None:
             frame.release()
     source.close()
     assert 2 <= len(opened) <= 6
@@ -206,7 +206,7 @@ def test_a_frame_returns_to_its_pool_after_the_last_release() -> None:
 def test_every_frame_of_a_synthetic_camera_is_labelled_or_counted_as_dropped(short_clip: Path) -> None:
     camera = SyntheticCamera(short_clip, pool_size=1, fps=200, frames=60)
     seen = []
-    while (frame := camera.read(5.0)) is not None:
+    while (frame := camera.read(60.0)) is not None:
         seen.append(frame.index)
         time.sleep(0.02)
         frame.release()
@@ -240,9 +240,9 @@ class Unplugged:
 def test_a_camera_that_is_plugged_in_again_goes_on() -> None:
     captures = [Unplugged(5, 1), None, Unplugged(10_000, 2)]
     source = LiveSource(lambda: captures.pop(0), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
-    deadline, values = time.monotonic() + 20, set()
+    deadline, values = time.monotonic() + 120, set()
     while 2 not in values and time.monotonic() < deadline:
-        frame = source.read(5.0)
+        frame = source.read(60.0)
         assert frame is not None
         values.add(int(frame.image_bgr[0, 0, 0]))
         frame.release()
@@ -269,7 +269,7 @@ def test_a_camera_may_stay_away_longer_than_a_frame_is_waited_for(monkeypatch: p
         assert frame is not None
         value = int(frame.image_bgr[0, 0, 0])
         frame.release()
-    frame = source.read(5.0)
+    frame = source.read(60.0)
     assert frame is not None
     source.close()
     pauses = ("0.05", "0.1", "0.2")
@@ -295,7 +295,7 @@ def test_damaged_pictures_are_dropped_and_counted_and_the_camera_stays_open() ->
     source = LiveSource(connect, "camera 0", pool_size=3)  # type: ignore[arg-type,return-value]
     indices = []
     for _ in range(20):
-        frame = source.read(5.0)
+        frame = source.read(60.0)
         assert frame is not None
         indices.append(frame.index)
         frame.release()
@@ -313,7 +313,7 @@ def test_a_bug_in_the_capture_thread_is_not_taken_for_the_end_of_the_stream() ->
 
     source = LiveSource(lambda: Broken(10, 1), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="a bug of ours"):
-        source.read(5.0)
+        source.read(60.0)
     source.close()
     file = VideoFile.of_capture(BrokenFile(), "film", pool_size=1)  # type: ignore[arg-type]
     with pytest.raises(SourceError, match="film cannot be decoded any further: no memory left"):
@@ -341,7 +341,7 @@ def test_a_camera_that_stays_away_ends_the_run_with_a_sentence() -> None:
         lambda: captures.pop(0) if captures else None, "camera 0", pool_size=1, lost_after_s=0.5  # type: ignore[arg-type,return-value]
     )  # fmt: skip
     with pytest.raises(SourceError, match="did not come back"):
-        while (frame := source.read(5.0)) is not None:
+        while (frame := source.read(60.0)) is not None:
             frame.release()
     source.close()
     assert threading.active_count() < 20
@@ -351,14 +351,15 @@ def test_a_consumer_that_holds_all_frames_does_not_stop_the_camera() -> None:
     source = LiveSource(lambda: Unplugged(10_000, 1), "camera 0", pool_size=1)  # type: ignore[arg-type,return-value]
     held: list[Frame] = []
     for _ in range(3):
-        frame = source.read(5.0)
+        frame = source.read(60.0)
         assert frame is not None
         held.append(frame)
-    before = source.dropped
-    time.sleep(0.1)
-    assert source.dropped > before
+    before, deadline = source.dropped, time.monotonic() + 120
+    while source.dropped < before + 10 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert source.dropped >= before + 10
     held[0].release()
-    fresh = source.read(5.0)
+    fresh = source.read(60.0)
     assert fresh is not None
     assert fresh.index > held[-1].index + 5
     source.close()
@@ -432,7 +433,7 @@ def test_what_a_camera_grants_is_told_beside_what_it_was_asked_for(
     driver.letters = letters
     driver.granted = {cv2.CAP_PROP_FRAME_WIDTH: 640, cv2.CAP_PROP_FRAME_HEIGHT: 480, cv2.CAP_PROP_FPS: 15}
     source = open_camera(0, pool_size=1, size=(1920, 1080), fps=30)
-    frame = source.read(5.0)
+    frame = source.read(60.0)
     assert frame is not None
     assert frame.image_bgr.shape == (480, 640, 3)
     frame.release()
@@ -446,7 +447,7 @@ def test_frames_that_came_before_anybody_read_are_neither_shown_nor_missed(drive
     source = open_camera(0, pool_size=1)
     time.sleep(0.05)
     assert source.dropped == 0
-    frame = source.read(5.0)
+    frame = source.read(60.0)
     assert frame is not None
     assert (frame.index, frame.time_ms) == (0, 0.0)
     frame.release()

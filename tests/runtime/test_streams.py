@@ -84,7 +84,7 @@ def test_a_file_behind_a_url_is_read_once_and_whole(server: Server) -> None:
     assert isinstance(source, VideoFile)
     assert source.info.live is False
     indices = []
-    while (frame := source.read(20.0)) is not None:
+    while (frame := source.read(120.0)) is not None:
         indices.append(frame.index)
         frame.release()
     source.close()
@@ -94,18 +94,18 @@ def test_a_file_behind_a_url_is_read_once_and_whole(server: Server) -> None:
 
 
 def test_a_stream_that_falls_silent_is_opened_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "TIMEOUT_MS", 700)
+    monkeypatch.setattr(stream, "TIMEOUT_MS", 2000)
     source = open_stream(server.url("/camera"), pool_size=1)
     assert isinstance(source, LiveSource)
-    first = source.read(20.0)
+    first = source.read(120.0)
     assert first is not None
     first.release()
     server.gate.clear()
     wait_until_lost(source)
     server.gate.set()
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 240
     while not source.reconnections and time.monotonic() < deadline:
-        again = source.read(20.0)  # first perhaps what came before the silence
+        again = source.read(120.0)  # first perhaps what came before the silence
         assert again is not None
         again.release()
     assert source.reconnections >= 1
@@ -113,7 +113,7 @@ def test_a_stream_that_falls_silent_is_opened_again(server: Server, monkeypatch:
 
 
 def wait_until_lost(source: LiveSource) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while source.state == "live" and time.monotonic() < deadline:
         time.sleep(0.02)
     assert source.state == "reconnecting"
@@ -124,10 +124,12 @@ def test_a_request_to_end_is_heard_while_reconnecting(server: Server) -> None:
     assert isinstance(source, LiveSource)
     states: list[str] = []
     source.on_state = states.append
-    first = source.read(20.0)
+    first = source.read(120.0)
     assert first is not None
     server.present.clear()
     wait_until_lost(source)
+    while not states:  # told after the state has changed
+        time.sleep(0.01)
     assert "is gone" in states[0]
     first.release()
     ended = threading.Event()
@@ -140,5 +142,5 @@ def test_a_request_to_end_is_heard_while_reconnecting(server: Server) -> None:
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     source.interrupt()
-    assert ended.wait(10)
+    assert ended.wait(55)
     source.close()

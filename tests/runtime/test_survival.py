@@ -147,7 +147,7 @@ def test_an_engine_that_stalls_leaves_at_most_the_frames_on_their_way(engine: En
     def stall(call: int) -> None:
         if call == 3:
             stalled.set()
-            assert go_on.wait(30)
+            assert go_on.wait(120)
 
     camera, sink, steps = HandCamera(), Recorder(), threading.Semaphore(0)
     original = sink.write
@@ -157,13 +157,13 @@ def test_an_engine_that_stalls_leaves_at_most_the_frames_on_their_way(engine: En
     running.start()
     for _ in range(2):
         camera.take()
-        assert steps.acquire(timeout=30)
+        assert steps.acquire(timeout=120)
     camera.take()
-    assert stalled.wait(30)
+    assert stalled.wait(120)
     camera.take(100)
     go_on.set()
     camera.end()
-    running.join(30)
+    running.join(120)
     assert not running.is_alive()
     stats = pipeline.stats
     assert stats.frames + stats.dropped == camera.taken == 103
@@ -196,7 +196,7 @@ def test_a_request_to_end_is_heard_while_a_part_fails(engine: Engine, monkeypatc
     )  # fmt: skip
     running = threading.Thread(target=pipeline.run, daemon=True)
     running.start()
-    assert failed.wait(30)
+    assert failed.wait(120)
     pipeline.stop()
-    running.join(10)
+    running.join(55)
     assert not running.is_alive()

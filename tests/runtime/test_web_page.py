@@ -25,7 +25,7 @@ from edge_fer.runtime.sinks.web_page import ASSETS, LARGEST_PX, WebSink
 
 LABELS = ("happy", "sad")
 ABOUT = {"model": "a-model", "backend": "onnxruntime", "precision": "int8", "source": "camera 0"}
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def result(index: int, image: np.ndarray) -> FrameResult:

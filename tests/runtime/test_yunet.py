@@ -11,6 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_fer.backends.face_detector import open_face_detector
+from edge_fer.backends.registry import sized
+from edge_fer.backends.tensorrt.plan import Order, build_plan
+from edge_fer.backends.yunet import SPEC, rewritten
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.faces import iou
 from edge_fer.runtime.detectors.base import open_detector
@@ -45,6 +48,14 @@ def test_it_finds_what_opencv_finds(
     assert theirs.landmarks is not None
     eyes = float(np.linalg.norm(theirs.landmarks[0, 0] - theirs.landmarks[0, 1]))
     assert np.linalg.norm(ours.landmarks[0] - theirs.landmarks[0], axis=1).max() < 0.06 * eyes
+
+
+@has_file
+def test_tensorrt_builds_it_without_a_finding(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has wheels for Linux and Windows on x86-64 only")
+    spec = sized(SPEC, (384, 640))
+    built = build_plan(trt, Order(rewritten(Path(FILE), tmp_path), "fp32", spec.input_shape, 1, 256 << 20, sm=(8, 6)))
+    assert (built.record.warnings, built.record.harmless) == ((), ())
 
 
 @has_file

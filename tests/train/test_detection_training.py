@@ -138,7 +138,7 @@ def test_a_few_epochs_lower_the_loss_and_an_interrupted_run_ends_the_same(tmp_pa
 
 
 def test_the_shipped_recipes_are_a_detectors_and_known_as_such() -> None:
-    for name in ("detector", "detector-finish"):
+    for name in ("detector", "detector-finish", "detector-polish"):
         assert recipe_task(name) == "detection"
         assert load_detection_recipe(name).model.name == "edge-fer-face"
     assert recipe_task("compact") == "classification"

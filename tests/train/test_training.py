@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from pathlib import Path
 
 import cv2
@@ -57,8 +58,10 @@ def test_a_small_network_learns_seven_textures(tmp_path: Path) -> None:
     samples = pictures(12)
     trainer = Trainer(small("epochs=15", "optimizer.lr=0.02"), samples, samples, tmp_path)
     rows: list[EpochLog] = []
-    trainer.run(rows.append)
+    batches: list[tuple[int, int]] = []
+    trainer.run(rows.append, lambda done, total: batches.append((done, total)))
     assert rows[-1].val_top1 > 0.95
+    assert batches == [(i, 6) for i in range(1, 7)] * 15
     assert {p.name for p in tmp_path.iterdir()} == {"best.safetensors", "last.safetensors", "log.csv", "state.pt"}
     with (tmp_path / "log.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 15
@@ -141,14 +144,20 @@ def test_a_training_as_short_as_its_warm_up_ends_at_the_full_rate() -> None:
 def test_the_command_trains_continues_and_says_what_to_do_next(tmp_path: Path) -> None:
     samples = pictures(8)
     for i in range(len(samples)):
-        folder = tmp_path / "data" / "train" / EMOTIONS[samples.labels[i]]
-        folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / samples.ids[i]), samples.read(i))
+        for split in ("train", "test"):
+            folder = tmp_path / "data" / split / EMOTIONS[samples.labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / samples.ids[i]), samples.read(i))
     settings = [part for value in [*SMALL, "epochs=2", "holdout_fraction=0.3"] for part in ("--set", value)]
     command = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *settings]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "edge-fer compile" in result.output
+    (last,) = [line for line in result.output.splitlines() if line.startswith("Next: ")]
+    words = shlex.split(last.removeprefix("Next: edge-fer compile "))
+    assert words == [
+        str(tmp_path / "run" / "best.safetensors"), "--calibration", str(tmp_path / "data" / "train"),
+        "--data", str(tmp_path / "data"), "--split", "test",
+    ]  # fmt: skip
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names >= {"best.safetensors", "last.safetensors", "recipe.yaml", "log.csv", "curve.png"}
     assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).epochs == 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_fer.backends.base import HostEngine
-from edge_fer.backends.onnxruntime.build import ENGINE_FILE, ERRORS_ONLY, _explain
+from edge_fer.backends.onnxruntime.build import ENGINE_FILE, _explain, as_stored
 from edge_fer.backends.slot import HostSlot
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import EdgeFerError, ProviderError
@@ -39,11 +39,8 @@ class OrtEngine(HostEngine[OrtSlot]):
     def __init__(self, folder: Path, manifest: EngineManifest, *, threads: int, slots: int) -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
+        options = as_stored(ort)
         options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = folder / ENGINE_FILE
         try:
             self.session = ort.InferenceSession(str(path), options, providers=[PROVIDER])

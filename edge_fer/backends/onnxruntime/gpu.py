@@ -17,81 +17,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edge_fer.backends.base import HostEngine
 from edge_fer.backends.gpu import check_precision, current_gpu, identity, precisions_of, workspace_bytes
-from edge_fer.backends.onnxruntime.build import PACKAGES, _explain, import_library
-from edge_fer.backends.slot import HostSlot
-from edge_fer.core.engine import HEIGHT, INPUT, OUTPUT, WIDTH
-from edge_fer.core.errors import DeviceError, EdgeFerError, ProviderError, UsageError
+from edge_fer.backends.onnxruntime.build import PACKAGES, import_library
+from edge_fer.backends.onnxruntime.gpu_engine import (
+    DOCTOR,
+    ENGINE_FILE,
+    GpuDeviceEngine,
+    GpuEngine,
+    GpuGraphEngine,
+    explain_gpu,
+)
+from edge_fer.core.engine import HEIGHT, INPUT, WIDTH
+from edge_fer.core.errors import DeviceError, ProviderError, UsageError
 from edge_fer.core.manifest import EngineManifest
 
-ENGINE_FILE = "model.onnx"
 PACKAGE = "onnxruntime-gpu"
 CUDA_PROVIDER, TENSORRT_PROVIDER = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 FATAL_ONLY = 4
 """What ONNX Runtime would write about a provider that does not load; the error says it in one sentence instead."""
-_DOCTOR = "`edge-fer doctor` prints what to install for this GPU."
 _SWAP = f"pip uninstall -y onnxruntime && pip install {PACKAGE}"
-
-
-class GpuSlot(HostSlot):
-    """Host arrays, and for every number of faces a pair of tensors on the device, bound once: a CUDA graph replays
-    addresses, and rebinding costs more than a small network."""
-
-    def __init__(
-        self, ort: Any, session: Any, max_batch: int, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
-    ) -> None:
-        super().__init__(max_batch, input_shape, output_shape)
-        self.tensors: list[list[Any]] = []
-        self.bindings: list[Any] = []
-        self.options: list[Any] = []
-        for n in range(1, max_batch + 1):
-            shapes = (n, *input_shape), (n, *output_shape)
-            pair = [ort.OrtValue.ortvalue_from_shape_and_type(list(s), np.float32, "cuda", 0) for s in shapes]
-            binding = session.io_binding()
-            binding.bind_ortvalue_input(INPUT, pair[0])
-            binding.bind_ortvalue_output(OUTPUT, pair[1])
-            self.tensors.append(pair)
-            self.bindings.append(binding)
-
-
-class GpuEngine(HostEngine[GpuSlot]):
-    """``submit`` computes before it returns: ONNX Runtime waits for the device at the end of a run."""
-
-    def __init__(self, provider: GpuProvider, folder: Path, manifest: EngineManifest, *, slots: int) -> None:
-        ort = import_library()
-        self.session = provider.open_session(folder / ENGINE_FILE, manifest, folder)
-        shapes = manifest.model.input_shape, manifest.model.output_shape
-        made = [GpuSlot(ort, self.session, manifest.max_batch, *shapes) for _ in range(slots)]
-        for index, slot in enumerate(made):
-            for n in range(1, manifest.max_batch + 1):
-                options = ort.RunOptions()
-                if provider.graph:
-                    # One graph per slot and number of faces: a graph holds the addresses that it was captured with.
-                    options.add_run_config_entry("gpu_graph_id", str(index * manifest.max_batch + n))
-                slot.options.append(options)
-        super().__init__(manifest, made)
-
-    def _start(self, slot: GpuSlot, n: int) -> None:
-        source, result = slot.tensors[n - 1]
-        try:
-            source.update_inplace(slot.input[:n])
-            self.session.run_with_iobinding(slot.bindings[n - 1], slot.options[n - 1])
-            slot.output[:n] = result.numpy()
-        except Exception as error:
-            raise EdgeFerError(f"ONNX Runtime failed during inference on the GPU: {error}") from error
-
-    def _finish(self, slot: GpuSlot) -> None:
-        pass
-
-    def close(self) -> None:
-        for slot in self._slots:
-            slot.bindings.clear()
-            slot.tensors.clear()
-        self._slots = ()
-        self.__dict__.pop("session", None)
 
 
 @dataclass(frozen=True)
@@ -185,13 +129,26 @@ class GpuProvider:
         return [ENGINE_FILE]
 
     def load(self, folder: Path, manifest: EngineManifest, *, threads: int, slots: int) -> GpuEngine:
-        return GpuEngine(self, folder, manifest, slots=slots)
+        """Open the network in ``folder``, whose files were compared with the manifest before.
 
-    def open_session(self, onnx: Path, manifest: EngineManifest, cache: Path) -> Any:
+        Raises:
+            EdgeFerError: no GPU, no library, not enough memory, or what :meth:`open_session` raises.
+        """
+        from edge_fer.cuda.open import open_device
+
+        device = open_device()
+        try:
+            return (GpuGraphEngine if self.graph else GpuDeviceEngine)(self, folder, manifest, device, slots=slots)
+        except BaseException:
+            device.close()
+            raise
+
+    def open_session(self, onnx: Path, manifest: EngineManifest, cache: Path, stream: int) -> Any:
         """A session that computes on the provider, wholly.
 
         Args:
             cache: folder that the TensorRT provider keeps its engine in.
+            stream: handle of the CUDA stream that it computes on; it must outlive the session.
 
         Raises:
             ProviderError: the session was granted other providers than it was asked for.
@@ -207,28 +164,28 @@ class GpuProvider:
         if self.provider == TENSORRT_PROVIDER:
             # ONNX Runtime's own fusions would take the Q/DQ nodes apart that TensorRT looks for.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        providers = [(CUDA_PROVIDER, self._cuda_settings())]
+        on_stream = {"device_id": "0", "user_compute_stream": str(stream)}
+        providers = [(CUDA_PROVIDER, on_stream | self._cuda_settings())]
         if self.provider == TENSORRT_PROVIDER:
-            providers.insert(0, (TENSORRT_PROVIDER, _tensorrt_settings(manifest, cache)))
+            providers.insert(0, (TENSORRT_PROVIDER, on_stream | _tensorrt_settings(manifest, cache)))
         wanted = [name for name, _ in providers]
         try:
             # Without `enable_fallback` a provider that throws is replaced by the next one, and that is printed.
             session = ort.InferenceSession(str(onnx), options, providers=providers, enable_fallback=0)
         except Exception as error:
             if (missing := _missing_library(ort, self.provider)) is None:
-                raise _explain(error, onnx) from None
-            raise ProviderError(f"ONNX Runtime's {self.provider} does not load here: {missing}.", fix=_DOCTOR) from None
+                raise explain_gpu(error, f"ONNX Runtime's {self.provider} cannot load {onnx.name}") from None
+            raise ProviderError(f"ONNX Runtime's {self.provider} does not load here: {missing}.", fix=DOCTOR) from None
         granted = session.get_providers()
         if granted[: len(wanted)] != wanted:
             why = _missing_library(ort, self.provider) or "it gives no reason"
             raise ProviderError(
-                f"Asked ONNX Runtime for {self.provider}, and it loaded {', '.join(granted)}: {why}.", fix=_DOCTOR
+                f"Asked ONNX Runtime for {self.provider}, and it loaded {', '.join(granted)}: {why}.", fix=DOCTOR
             )
         return session
 
     def _cuda_settings(self) -> dict[str, str]:
         return {
-            "device_id": "0",
             "use_tf32": "0",
             "arena_extend_strategy": "kSameAsRequested",
             "cudnn_conv_algo_search": "EXHAUSTIVE",
@@ -256,7 +213,6 @@ def _tensorrt_settings(manifest: EngineManifest, cache: Path) -> dict[str, str]:
     """Options of the TensorRT provider: the profile of :mod:`edge_fer.backends.tensorrt.plan`, and its caches."""
     row = "x".join(str(side) for side in manifest.model.input_shape)
     return {
-        "device_id": "0",
         "trt_max_workspace_size": str(workspace_bytes(current_gpu())),
         "trt_fp16_enable": "1" if manifest.precision == "fp16" else "0",
         "trt_int8_enable": "1" if manifest.precision == "int8" else "0",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_fer.backends.host import cpu_identity
+from edge_fer.backends.openvino.bytes_first import round_before_rearranging
 from edge_fer.core.errors import DeviceError, MissingDependencyError, ProviderError, UsageError
 
 ENGINE_FILE, SINGLE_FILE = "model.blob", "single.blob"
@@ -121,6 +122,8 @@ def build(
     for name, batch in batches.items():
         try:
             model = core.read_model(str(onnx))
+            if precision == "int8":
+                round_before_rearranging(model)
             shape = model.input(0).partial_shape
             shape[0] = batch
             for axis, length in enumerate(input_shape, start=1):

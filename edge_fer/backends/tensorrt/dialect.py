@@ -1,27 +1,22 @@
 """What an ONNX file computes in, and in which dialect it is quantised. Neither ``onnx`` nor TensorRT is needed for it.
 
 TensorRT's parsers accept the ``cpu`` dialect with a warning that uint8 zero-points "default to INT8", and then compute
-something else. So a file is looked at before any of them sees it. What is read here is the protobuf wire format
-(https://protobuf.dev/programming-guides/encoding) of four ONNX messages; ``compile/lint_trt.py`` checks more rules,
-where the ``onnx`` package is at hand.
+something else. So a file is looked at before any of them sees it. What is read here are four ONNX messages
+(:mod:`edge_fer.backends.protobuf`); ``compile/lint_trt.py`` checks more rules, where the ``onnx`` package is at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_fer.backends.protobuf import GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH, fields, message, read_node, text
 from edge_fer.core.errors import BadInputError
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_NODE_INPUT, _NODE_NAME, _NODE_OPERATOR = 1, 3, 4
 _TENSOR_TYPE, _TENSOR_INT32_DATA, _TENSOR_NAME, _TENSOR_RAW_DATA = 2, 5, 8, 9
 _INT8, _FLOAT16 = 3, 10
 _TYPES = {1: "float32", 2: "uint8", _INT8: "int8", 4: "uint16", 5: "int16", 6: "int32", _FLOAT16: "float16"}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -61,18 +56,18 @@ def read_dialect(onnx: Path) -> Dialect:
 
 
 def _examine(data: memoryview) -> Dialect:
-    graphs = [value for number, value in _fields(data) if number == _MODEL_GRAPH]
+    graphs = [field.value for field in fields(data) if field.number == MODEL_GRAPH]
     if not graphs:
         raise ValueError("no graph")
     stored: dict[str, tuple[int, list[memoryview | int]]] = {}
     pairs: list[tuple[str, list[str]]] = []
     for graph in graphs:
-        for number, value in _fields(_message(graph)):
-            if number == _GRAPH_INITIALIZER:
-                name, kind, values = _tensor(_message(value))
+        for number, value, _ in fields(message(graph)):
+            if number == GRAPH_INITIALIZER:
+                name, kind, values = _tensor(message(value))
                 stored[name] = kind, values
-            elif number == _GRAPH_NODE:
-                operator, name, inputs = _node(_message(value))
+            elif number == GRAPH_NODE:
+                operator, name, inputs = read_node(message(value))
                 if operator in _PAIR:
                     pairs.append((f"{operator} {name or inputs[0]}", inputs))
     violations = []
@@ -90,26 +85,13 @@ def _examine(data: memoryview) -> Dialect:
     return Dialect(len(pairs), tuple(violations), any(kind == _FLOAT16 for kind, _ in stored.values()))
 
 
-def _node(data: memoryview) -> tuple[str, str, list[str]]:
-    operator = name = ""
-    inputs = []
-    for number, value in _fields(data):
-        if number == _NODE_INPUT:
-            inputs.append(_text(value))
-        elif number == _NODE_NAME:
-            name = _text(value)
-        elif number == _NODE_OPERATOR:
-            operator = _text(value)
-    return operator, name, inputs
-
-
 def _tensor(data: memoryview) -> tuple[str, int, list[memoryview | int]]:
     """(name, type, what holds the values)."""
     name, kind = "", 0
     values: list[memoryview | int] = []
-    for number, value in _fields(data):
+    for number, value, _ in fields(data):
         if number == _TENSOR_NAME:
-            name = _text(value)
+            name = text(value)
         elif number == _TENSOR_TYPE and isinstance(value, int):
             kind = value
         elif number in (_TENSOR_RAW_DATA, _TENSOR_INT32_DATA):
@@ -120,48 +102,3 @@ def _tensor(data: memoryview) -> tuple[str, int, list[memoryview | int]]:
 def _is_zero(values: list[memoryview | int]) -> bool:
     """Raw, packed or one by one: the number 0 is the byte 0 in all three."""
     return all(value == 0 if isinstance(value, int) else not any(value) for value in values)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """(field number, value) of a message; the bytes of fixed-size numbers are passed as they are."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if wire == _BYTES:
-            length, position = _varint(data, position)
-        elif wire in (_FIXED32, _FIXED64):
-            length = 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire}")
-        if position + length > len(data):
-            raise ValueError("truncated")
-        yield number, data[position : position + length]
-        position += length
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _message(value: memoryview | int) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number where a message belongs")
-    return value
-
-
-def _text(value: memoryview | int) -> str:
-    return bytes(_message(value)).decode("utf-8")

@@ -111,6 +111,8 @@ class TensorRtSlot:
 class TensorRtEngine(HostEngine[TensorRtSlot]):
     """A plan on a GPU. ``submit`` returns as soon as copy, inference and copy are queued on the slot's stream."""
 
+    capturable = True
+
     def __init__(self, folder: Path, manifest: EngineManifest, device: CudaDevice, *, slots: int) -> None:
         self._trt, self.device = import_tensorrt(), device
         with listening(self._trt) as said:

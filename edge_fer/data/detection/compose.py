@@ -39,6 +39,8 @@ class ComposeSpec(Frozen):
     wild_rotation: float = Field(default=0.2, ge=0, le=1)
     """Share of faces that are turned by anything up to 45 degrees instead."""
     occlude: float = Field(default=0.25, ge=0, le=1)
+    headgear: float = Field(default=0.0, ge=0, le=1)
+    """Share of faces under a helmet or hat, behind goggles, or both."""
     distract: float = Field(default=0.5, ge=0, le=1)
     marks: float = Field(default=0.0, ge=0, le=1)
     """Share of pictures with drawn letters, rings and spots: what a network takes for a small face first."""
@@ -271,6 +273,9 @@ class Compositor:
         crop = np.array(crop)
         if rng.random() < spec.occlude:
             self._occlude(rng, crop, box, points)
+        # Asked first, so that recipes without it draw what they always drew.
+        if spec.headgear and rng.random() < spec.headgear:
+            _put_on_headgear(rng, crop, box, points)
         side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
         for _ in range(6):
             centre = rng.uniform(-0.1 * target, spec.size + 0.1 * target, 2)
@@ -449,6 +454,37 @@ def _cover_mouth(rng: np.random.Generator, crop: Gray, box: NDArray[np.float32],
     low = top + 0.08 * height
     outline = np.array([[left, low], [points[2, 0], top], [right, low], [right, bottom], [left, bottom]])
     cv2.fillPoly(crop, [outline.astype(np.int32)], int(rng.integers(0, 256)))
+
+
+def _put_on_headgear(
+    rng: np.random.Generator, crop: Gray, box: NDArray[np.float32], points: NDArray[np.float32]
+) -> None:
+    """A helmet, hat or hood from the brows up, goggles or a visor over the eyes, or both, in place."""
+    height = float(box[3] - box[1])
+    along = (points[1] - points[0]) / max(1.0, float(np.linalg.norm(points[1] - points[0])))
+    down = np.array([-along[1], along[0]])
+    eyes, half = (points[0] + points[1]) / 2, float(box[2] - box[0]) / 2
+    kind = int(rng.integers(3))
+    if kind != 1:
+        brow = eyes - down * rng.uniform(0.1, 0.22) * height
+        sag, wide = rng.uniform(-0.08, 0.06) * height, half * rng.uniform(1.1, 1.5)
+        steps = np.linspace(-1, 1, 9)[:, None]
+        rim = brow + along * steps * wide + down * sag * (1 - steps**2)
+        crown = brow - down * height * rng.uniform(0.5, 1.2) * (1 - 0.6 * steps[::-1] ** 2) + along * steps[::-1] * wide
+        cv2.fillPoly(crop, [np.concatenate([rim, crown]).astype(np.int32)], int(rng.integers(0, 256)), cv2.LINE_AA)
+        if rng.random() < 0.6:
+            thick = max(1, int(rng.uniform(0.02, 0.08) * height))
+            cv2.polylines(crop, [rim.astype(np.int32)], False, int(rng.integers(0, 256)), thick, cv2.LINE_AA)
+    if kind != 0:
+        wide, value = half * rng.uniform(0.7, 1.05), int(rng.integers(0, 256))
+        ends = [tuple(int(v) for v in eyes + along * wide * sign) for sign in (-1, 1)]
+        cv2.line(crop, ends[0], ends[1], value, max(2, int(rng.uniform(0.14, 0.26) * height)), cv2.LINE_AA)
+        if rng.random() < 0.5:
+            shine = [
+                tuple(int(v) for v in eyes + along * wide * at - down * 0.05 * height)
+                for at in rng.uniform(-0.8, 0.8, 2)
+            ]
+            cv2.line(crop, shine[0], shine[1], int(rng.integers(0, 256)), max(1, int(0.06 * height)), cv2.LINE_AA)
 
 
 def _covers(box: NDArray[np.float32], others: list[NDArray[np.float32]], share: float) -> bool:

@@ -288,11 +288,10 @@ class FacePyramidDetector:
         return level
 
     def warm_up(self, height: int, width: int) -> None:
-        """Open the engines that frames of this size need, so that the first frame does not wait for them."""
+        """Open the engines that full searches of frames of this size need, so that the first frame does not wait."""
         self._level(self.size_for(height, width))
         if (coarse := self.coarse_size_for(height, width)) is not None:
             self._level(coarse)
-        self._level(NEAR_HW)
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         found = self._level(self.size_for(*image_bgr.shape[:2])).look(image_bgr, self._score)

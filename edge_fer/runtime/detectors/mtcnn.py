@@ -28,6 +28,10 @@ FIELDS = 5
 network adds ten numbers: x of five landmarks, then y, in sides of the box."""
 BATCH = 32
 """Windows that are looked at in one run; more are looked at in several."""
+PIXELS_READ = 4
+"""Per side of a network's pixel at least so many of the picture are averaged. Windows with twice as many and more are
+cut from the picture halved, or halved again: each pixel of fifty overlapping windows of a face that fills the picture
+costs more than the networks."""
 SIZES_KEPT = 4
 SHIFT = 0.3
 """Around a known face, windows begin at its box and this part of its side to the left, right, above and below."""
@@ -62,6 +66,7 @@ class MtcnnDetector:
         self._score = OUTLINE if score is None else score
         self._searches: dict[tuple[int, int], _Search] = {}
         self._looks: tuple[_Look, _Look] | None = None
+        self._halvings = _Halvings()
         self.name = f"mtcnn, faces from {min_face_px} px"
 
     def warm_up(self, height: int, width: int) -> None:
@@ -113,11 +118,13 @@ class MtcnnDetector:
     def _closer(self, image_bgr: NDArray[np.uint8], squares: NDArray[np.float32]) -> Faces:
         """What the second and the third network make of squares (n, 4)."""
         refine, outline = self._open_looks()
-        windows, raw = refine.look(image_bgr, squares)
+        self._halvings.begin(image_bgr)
+        windows, raw = refine.look(self._halvings, squares)
         passed = raw[:, 0] > logit(REFINE)
         windows, raw = windows[passed], raw[passed]
         kept = _without_overlaps(windows, raw[:, 0], REFINED)
-        windows, raw = outline.look(image_bgr, squared(_calibrated(windows[kept], raw[kept, 1:], 1)))
+        windows, raw = outline.look(self._halvings, squared(_calibrated(windows[kept], raw[kept, 1:], 1)))
+        self._halvings.end()
         passed = raw[:, 0] > logit(self._score)
         windows, raw = windows[passed], raw[passed]
         if len(windows) == 0:
@@ -154,41 +161,80 @@ class _Search:
         return squared(_calibrated(boxes[kept], found[1:, kept].T, 0))
 
 
+class _Halvings:
+    """A picture, half of it, a quarter, ...: each made when it is first asked for, in memory that is kept."""
+
+    def __init__(self) -> None:
+        self._made: list[NDArray[np.uint8]] = []
+        self._kept: list[NDArray[np.uint8]] = []
+
+    def begin(self, image_bgr: NDArray[np.uint8]) -> None:
+        """Go on with this picture, uint8 (H, W, 3)."""
+        self._made = [image_bgr]
+
+    def end(self) -> None:
+        """Let go of the picture."""
+        self._made = []
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        height, width = self._made[0].shape[:2]
+        return width, height
+
+    def picture(self, halved: int) -> NDArray[np.uint8]:
+        """The picture halved so many times: each pixel is the mean of four, and the last of an odd side is left out."""
+        while len(self._made) <= halved:
+            before, place = self._made[-1], len(self._made) - 1
+            shape = (before.shape[0] // 2, before.shape[1] // 2, 3)
+            if len(self._kept) <= place:
+                self._kept.append(np.empty(shape, np.uint8))
+            elif self._kept[place].shape != shape:
+                self._kept[place] = np.empty(shape, np.uint8)
+            whole = before[: 2 * shape[0], : 2 * shape[1]]
+            cv2.resize(whole, shape[1::-1], dst=self._kept[place], interpolation=cv2.INTER_AREA)
+            self._made.append(self._kept[place])
+        return self._made[halved]
+
+
 class _Look:
     """An engine that looks at windows of a picture, brought to its size by area."""
 
     def __init__(self, engine: Engine, side_px: int) -> None:
         self.engine, self._slot, self._side = engine, engine.slots[0], side_px
-        self._small = np.empty((side_px, side_px, 3), np.uint8)
+        self._small = np.empty((BATCH, side_px, side_px, 3), np.uint8)
 
     def warm_up(self) -> None:
         """Run every number of windows that there will be: an engine prepares each when it comes first."""
-        for n in {_filled(count) for count in range(1, BATCH + 1)}:
+        for n in sorted({_filled(count) for count in range(1, BATCH + 1)}):
             self._run(n)
 
     def look(
-        self, image_bgr: NDArray[np.uint8], squares: NDArray[np.float32]
+        self, pictures: _Halvings, squares: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The squares (n, 4) that are in the picture at least in part, and the network's rows (n, fields) for them.
 
         What reaches over the edge is cut off and the rest stretched to a square, as facenet-pytorch does it.
         """
-        height, width = image_bgr.shape[:2]
         corners = np.trunc(squares).astype(np.int64)
-        low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], (width, height))
+        low, high = np.maximum(corners[:, :2], 1) - 1, np.minimum(corners[:, 2:], pictures.size_wh)
         inside = (high > low).all(axis=1)
         squares, low, high = squares[inside], low[inside], high[inside]
+        # Corners go to whole pixels of the halved picture, at most an eighth of a network's pixel away.
+        spare = np.maximum((high - low).min(axis=1) // (PIXELS_READ * self._side), 1)
+        halved = np.log2(spare).astype(np.int64)
+        half = (1 << halved[:, None]) >> 1
+        low, high = (low + half) >> halved[:, None], (high + half) >> halved[:, None]
         rows = np.empty((len(squares), *self._slot.outputs[OUTPUT].shape[1:]), np.float32)
         for first in range(0, len(squares), BATCH):
-            count = min(BATCH, len(squares) - first)
-            places = zip(low[first : first + count].tolist(), high[first : first + count].tolist(), strict=True)
-            for row, ((left, top), (right, bottom)) in zip(self._slot.inputs[INPUT], places, strict=False):
-                window = image_bgr[top:bottom, left:right]
-                cv2.resize(window, (self._side, self._side), dst=self._small, interpolation=cv2.INTER_AREA)
-                for channel, plane in enumerate(row):
-                    plane[:] = self._small[..., channel]
+            part = slice(first, first + BATCH)
+            places = np.concatenate([halved[part, None], low[part], high[part]], axis=1).tolist()
+            for small, (level, left, top, right, bottom) in zip(self._small, places, strict=False):
+                window = pictures.picture(level)[top:bottom, left:right]
+                cv2.resize(window, (self._side, self._side), dst=small, interpolation=cv2.INTER_AREA)
+            count = len(places)
+            np.copyto(self._slot.inputs[INPUT][:count], self._small[:count].transpose(0, 3, 1, 2))
             self._run(_filled(count))
-            rows[first : first + count] = self._slot.outputs[OUTPUT][:count]
+            rows[part] = self._slot.outputs[OUTPUT][:count]
         return squares, rows
 
     def _run(self, n: int) -> None:
@@ -197,8 +243,10 @@ class _Look:
 
 
 def _filled(count: int) -> int:
-    """The run that serves so many windows: the next power of two, so that few sizes occur."""
-    return min(BATCH, 1 << (count - 1).bit_length())
+    """The run that serves so many windows: the next multiple of a quarter of the power of two above, so that sixteen
+    sizes occur and at most a fifth of a run is computed for nothing."""
+    step = max(1, (1 << (count - 1).bit_length()) // 8)
+    return min(BATCH, -(-count // step) * step)
 
 
 def squared(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:

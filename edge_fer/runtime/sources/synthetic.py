@@ -100,7 +100,9 @@ class SyntheticCamera:
 
 
 def _decode_all(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
-    capture = open_media(str(path)) if path.is_file() else None
+    if not path.is_file():
+        raise SourceError(f"There is no video {path}.")
+    capture = open_media(str(path))
     if capture is None:
         raise SourceError(f"{path} is not a video that OpenCV can decode.")
     images: list[NDArray[np.uint8]] = []
