@@ -187,8 +187,8 @@ class Verifier:
             return None
         return (
             f"computes something else than its file: logits of the canary differ by {gap:.3g}, accepted is "
-            f"{accepted:.3g}; {candidate.backend} rounds or computes this network otherwise, so it is not certified and "
-            "`edge-fer run` refuses it: use another backend or precision"
+            f"{accepted:.3g}; {candidate.backend} rounds or computes this network otherwise, so it is not certified "
+            "and `edge-fer run` refuses it: use another backend or precision"
         )
 
     def _accuracy(self, candidate: Candidate, logits: Logits) -> AccuracyRecord | None:
