@@ -121,7 +121,7 @@ def bench(
             base=base,
             progress=parts,
         )
-    show_result(console, result)
+    measured = result
     command = _command(
         {
             "--plan": plan.as_posix() if plan else None,
@@ -149,6 +149,7 @@ def bench(
     nothing = DeviceError(f"None of the {len(result.cases)} cases could be measured: {'; '.join(failures)}.")
     all_failed = all(case.error for case in result.cases)
     if all_failed and base is not None:
+        show_result(console, measured)
         raise nothing  # what was measured before is worth more
     if base is None:
         result = result.model_copy(update={"command": command})
@@ -163,6 +164,8 @@ def bench(
         write_json(json, result)
     if markdown is not None:
         write_markdown(markdown, result, command, links)
+    # Last, so that a reader who goes away (``| head``) costs nothing that was measured.
+    show_result(console, measured)
     for problem in problems:
         console.print(problem, style="yellow", highlight=False, markup=False)
     if all_failed:

@@ -145,7 +145,7 @@ class DetectorTrainer:
             return False
         fix = "Choose another --out, or start again with --fresh."
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location="cpu")
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"The state {path} cannot be read: {error}.", fix=fix) from None
         if state["recipe"] != self.recipe.model_dump_json():

@@ -38,8 +38,8 @@ def test_the_one_face_is_found_with_its_landmarks(
     form = "int8" if precision == "int8" else "fp32"
     assert any(v.precision == form for v in open_bundle(find_bundle(DEFAULT_DETECTOR)).manifest.variants)
     faces = find(portrait, backend, precision, min_face_px)
-    # At 60 pixels a badge on the sleeve is a second, hesitant find; the surest one is the face, by far.
-    assert len(faces) == 1 if min_face_px == 30 else faces.scores[0] > faces.scores[1:].max(initial=0.0) + 0.2
+    # At 60 pixels a badge on the suit is a second find; the surest one is the face.
+    assert len(faces) == 1 if min_face_px == 30 else faces.scores[0] > faces.scores[1:].max(initial=0.0) + 0.1
     assert iou(faces.boxes_xyxy, BOX)[0, 0] > 0.7
     assert faces.landmarks is not None
     eyes = np.linalg.norm(LANDMARKS[1] - LANDMARKS[0])
