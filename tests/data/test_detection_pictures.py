@@ -62,12 +62,14 @@ def test_turned_mirrored_and_scaled_faces_keep_their_landmarks(point: int, seed:
     spots = [composite.landmarks[0, name] for name in names]
     if not all(18 <= value < 238 for spot in spots for value in spot):
         return
-    contrasts = []
+    contrasts, brightest = [], 0.0
     for x, y in spots:
         window = composite.gray[int(y) - 17 : int(y) + 18, int(x) - 17 : int(x) + 18].astype(float)
         ring = np.concatenate([window[0], window[-1], window[:, 0], window[:, -1]])
+        brightest = max(brightest, float(np.median(ring)))
         contrasts.append(window[15:20, 15:20].mean() - np.median(ring))
-    assert max(contrasts) > 25
+    # A face that was pasted in glaring light leaves no room above it.
+    assert max(contrasts) > min(25, 0.8 * (255 - brightest))
 
 
 @pytest.mark.parametrize("degrees", [-30.0, 0.0, 30.0])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from edge_fer.core.spec import Frozen
+from edge_fer.data.detection import disguise
 from edge_fer.data.detection.folder import Gray
 from edge_fer.data.detection.labels import MIRRORED, SURE, UNSURE, FaceLabels
 
@@ -147,7 +148,7 @@ class Compositor:
             for _ in range(int(rng.integers(1, 4))):
                 self._paste_distractor(rng, canvas, boxes)
         if rng.random() < spec.marks:
-            _draw_marks(rng, canvas, boxes)
+            disguise.draw_marks(rng, canvas, boxes)
         for _ in range(int(rng.choice(len(spec.faces_probability), p=spec.faces_probability))):
             if len(boxes) < MAX_FACES:
                 self._paste_face(rng, canvas, boxes, landmarks, ignore)
@@ -179,11 +180,11 @@ class Compositor:
         crop = np.array(picture.gray)
         own = np.random.default_rng(int(rng.integers(1 << 31)))
         if cover_mouth:
-            _cover_mouth(own, crop, box, points)
+            disguise.cover_mouth(own, crop, box, points)
         side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
         matrix = _similarity((box[:2] + box[2:]).astype(np.float64) / 2, centre, target / side, degrees, 1.0)
         placed = _turned_box(box, matrix, degrees)
-        if _covers(placed, boxes, 0.0):
+        if disguise.covers(placed, boxes, 0.0):
             return None
         self._blend(rng, canvas, crop, matrix, hard=False)
         boxes.append(placed)
@@ -272,16 +273,16 @@ class Compositor:
         aspect = float(np.exp(rng.normal(0, 0.04)))
         crop = np.array(crop)
         if rng.random() < spec.occlude:
-            self._occlude(rng, crop, box, points)
+            disguise.occlude(rng, crop, box, points)
         # Asked first, so that recipes without it draw what they always drew.
         if spec.headgear and rng.random() < spec.headgear:
-            _put_on_headgear(rng, crop, box, points)
+            disguise.put_on_headgear(rng, crop, box, points)
         side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
         for _ in range(6):
             centre = rng.uniform(-0.1 * target, spec.size + 0.1 * target, 2)
             matrix = _similarity((box[:2] + box[2:]).astype(np.float64) / 2, centre, target / side, degrees, aspect)
             placed = _turned_box(box, matrix, degrees)
-            if not _covers(placed, boxes, 0.1):
+            if not disguise.covers(placed, boxes, 0.1):
                 break
         else:
             return
@@ -298,13 +299,13 @@ class Compositor:
             return
         x, y = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
         patch_box = np.array([x, y, x + side, y + side], np.float32)
-        if _covers(patch_box, list(scene.labels.boxes_xyxy[scene.labels.scores >= UNSURE]), 0.0):
+        if disguise.covers(patch_box, list(scene.labels.boxes_xyxy[scene.labels.scores >= UNSURE]), 0.0):
             return
         target = float(np.exp(rng.uniform(np.log(16), np.log(0.9 * self.spec.size))))
         centre = rng.uniform(0, self.spec.size, 2)
         half = target * 0.6
         place = np.array([*(centre - half), *(centre + half)], np.float32)
-        if _covers(place, boxes, 0.0):
+        if disguise.covers(place, boxes, 0.0):
             return
         degrees = float(rng.uniform(-45, 45))
         matrix = _similarity(np.array([side / 2, side / 2]), centre, target / side, degrees, 1.0)
@@ -345,24 +346,6 @@ class Compositor:
         pasted = cv2.convertScaleAbs(face, alpha=contrast, beta=max(-mean * contrast, light - mean * contrast))
         place[:] = cv2.blendLinear(pasted, np.ascontiguousarray(place), alpha, 1 - alpha)
         return True
-
-    def _occlude(
-        self, rng: np.random.Generator, crop: Gray, box: NDArray[np.float32], points: NDArray[np.float32]
-    ) -> None:
-        """Cover the lower face (mask, scarf, hand), the eyes (dark glasses) or a random part, in place."""
-        kind, (width, height) = rng.random(), box[2:] - box[:2]
-        value = int(rng.integers(0, 256))
-        if kind < 0.45:
-            _cover_mouth(rng, crop, box, points)
-        elif kind < 0.65:
-            thickness = max(2, int(0.17 * height))
-            first, second = points[0] + (points[0] - points[1]) * 0.3, points[1] + (points[1] - points[0]) * 0.3
-            start, end = (tuple(int(v) for v in p) for p in (first, second))
-            cv2.line(crop, start, end, int(rng.integers(0, 70)), thickness)
-        else:
-            w, h = int(rng.uniform(0.2, 0.6) * width), int(rng.uniform(0.2, 0.6) * height)
-            x, y = int(rng.uniform(box[0], box[2] - w)), int(rng.uniform(box[1], box[3] - h))
-            cv2.rectangle(crop, (x, y), (x + w, y + h), value, -1)
 
     # -- light, lens, sensor -------------------------------------------------------------------------------------
 
@@ -413,87 +396,6 @@ def _spread(canvas: Gray, box: NDArray[np.float32]) -> float:
     """Standard deviation of the grey values inside a box."""
     x0, y0, x1, y1 = np.clip(np.round(box), 0, len(canvas)).astype(int)
     return float(canvas[y0:y1, x0:x1].std()) if x1 > x0 and y1 > y0 else 0.0
-
-
-def _draw_marks(rng: np.random.Generator, canvas: Gray, boxes: list[NDArray[np.float32]]) -> None:
-    """A few letters, rings, spots and bars of random size, in place, beside the faces that are there already."""
-    for _ in range(int(rng.integers(1, 7))):
-        side = int(np.exp(rng.uniform(np.log(8), np.log(90))))
-        x, y = (int(v) for v in rng.uniform(0, len(canvas) - 4, 2))
-        if _covers(np.array([x - side, y - side, x + side, y + side], np.float32), boxes, 0.0):
-            continue
-        value, thick = int(rng.integers(0, 256)), max(1, int(side * rng.uniform(0.05, 0.2)))
-        kind = int(rng.integers(5))
-        if kind == 0:
-            letters = "".join(rng.choice(list("ABCDEFGHKMPRSTXabdegs0235689%&#:="), int(rng.integers(1, 7))))
-            font = int(
-                rng.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX])
-            )
-            cv2.putText(canvas, letters, (x, y), font, side / 22, value, thick, cv2.LINE_AA)
-        elif kind == 1:
-            cv2.circle(canvas, (x, y), side // 2, value, thick, cv2.LINE_AA)
-        elif kind == 2:
-            axes = (max(1, side // 2), max(1, int(side * rng.uniform(0.2, 0.6))))
-            cv2.ellipse(canvas, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, value, -1, cv2.LINE_AA)
-            spots = rng.uniform(-0.3, 0.3, (int(rng.integers(0, 4)), 2)) * side + (x, y)
-            for spot in spots:
-                cv2.circle(canvas, (int(spot[0]), int(spot[1])), max(1, side // 9), 255 - value, -1, cv2.LINE_AA)
-        elif kind == 3:
-            cv2.rectangle(canvas, (x, y), (x + side, y + int(side * rng.uniform(0.3, 2))), value, thick)
-        else:
-            for row in range(int(rng.integers(2, 5))):
-                at = y + row * max(2, side // 4)
-                cv2.line(canvas, (x, at), (x + side, at), value, thick, cv2.LINE_AA)
-
-
-def _cover_mouth(rng: np.random.Generator, crop: Gray, box: NDArray[np.float32], points: NDArray[np.float32]) -> None:
-    """Hide everything from about the tip of the nose down behind one grey, as a mask or a scarf does, in place."""
-    width, height = box[2:] - box[:2]
-    top = float(np.interp(rng.random(), (0, 1), (points[2, 1] - 0.05 * height, points[3:, 1].min())))
-    left, right, bottom = box[0] - 0.1 * width, box[2] + 0.1 * width, box[3] + 0.1 * height
-    low = top + 0.08 * height
-    outline = np.array([[left, low], [points[2, 0], top], [right, low], [right, bottom], [left, bottom]])
-    cv2.fillPoly(crop, [outline.astype(np.int32)], int(rng.integers(0, 256)))
-
-
-def _put_on_headgear(
-    rng: np.random.Generator, crop: Gray, box: NDArray[np.float32], points: NDArray[np.float32]
-) -> None:
-    """A helmet, hat or hood from the brows up, goggles or a visor over the eyes, or both, in place."""
-    height = float(box[3] - box[1])
-    along = (points[1] - points[0]) / max(1.0, float(np.linalg.norm(points[1] - points[0])))
-    down = np.array([-along[1], along[0]])
-    eyes, half = (points[0] + points[1]) / 2, float(box[2] - box[0]) / 2
-    kind = int(rng.integers(3))
-    if kind != 1:
-        brow = eyes - down * rng.uniform(0.1, 0.22) * height
-        sag, wide = rng.uniform(-0.08, 0.06) * height, half * rng.uniform(1.1, 1.5)
-        steps = np.linspace(-1, 1, 9)[:, None]
-        rim = brow + along * steps * wide + down * sag * (1 - steps**2)
-        crown = brow - down * height * rng.uniform(0.5, 1.2) * (1 - 0.6 * steps[::-1] ** 2) + along * steps[::-1] * wide
-        cv2.fillPoly(crop, [np.concatenate([rim, crown]).astype(np.int32)], int(rng.integers(0, 256)), cv2.LINE_AA)
-        if rng.random() < 0.6:
-            thick = max(1, int(rng.uniform(0.02, 0.08) * height))
-            cv2.polylines(crop, [rim.astype(np.int32)], False, int(rng.integers(0, 256)), thick, cv2.LINE_AA)
-    if kind != 0:
-        wide, value = half * rng.uniform(0.7, 1.05), int(rng.integers(0, 256))
-        ends = [tuple(int(v) for v in eyes + along * wide * sign) for sign in (-1, 1)]
-        cv2.line(crop, ends[0], ends[1], value, max(2, int(rng.uniform(0.14, 0.26) * height)), cv2.LINE_AA)
-        if rng.random() < 0.5:
-            shine = [
-                tuple(int(v) for v in eyes + along * wide * at - down * 0.05 * height)
-                for at in rng.uniform(-0.8, 0.8, 2)
-            ]
-            cv2.line(crop, shine[0], shine[1], int(rng.integers(0, 256)), max(1, int(0.06 * height)), cv2.LINE_AA)
-
-
-def _covers(box: NDArray[np.float32], others: list[NDArray[np.float32]], share: float) -> bool:
-    """Whether a box and any other share more than that part of the smaller one."""
-    for other in others:
-        overlap = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None).prod()
-        if overlap > share * min((box[2:] - box[:2]).prod(), (other[2:] - other[:2]).prod()):
-            return True
-    return False
 
 
 def _visible(box: NDArray[np.float32], size: int) -> float:
