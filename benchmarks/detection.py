@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -23,11 +24,12 @@ from edge_fer import __version__
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.backends.host import cpu_identity
 from edge_fer.backends.registry import open_engine
-from edge_fer.core.bundle import DEFAULT_DETECTOR, find_bundle, open_bundle
+from edge_fer.core.bundle import DEFAULT_DETECTOR, Bundle, find_bundle, open_bundle
 from edge_fer.core.engine import Engine
+from edge_fer.core.faces import Faces
 from edge_fer.core.files import atomic_file
 from edge_fer.data.detection.labels import Teacher
-from edge_fer.data.detection.test_sets import held_out
+from edge_fer.data.detection.test_sets import TestPicture, held_out
 from edge_fer.evaluate.detection_suite import (
     EMPTY,
     FULL_SCALE_FACE,
@@ -68,15 +70,57 @@ def main() -> int:
     parser.add_argument("--table", type=Path, default=HERE / "DETECTION.md")
     parser.add_argument("--mistakes", type=Path, help="folder for pictures of misses and false alarms")
     parser.add_argument("--quick", action="store_true", help="few pictures: to try the script, not to quote")
+    parser.add_argument("--times-of", type=Path, help="measure times only, for this result of the same bundle")
     options = parser.parse_args()
+    if options.times_of is not None and (options.quick or options.mistakes is not None):
+        parser.error("--times-of takes neither --quick nor --mistakes")
     cv2.setNumThreads(1)
+    bundle = open_bundle(find_bundle(options.model))
+    spec = bundle.manifest.detector
+    if options.times_of is None:
+        rows, sets, found = compare(options, bundle)
+    else:
+        rows, sets, found = rows_of(options.times_of, bundle.sha256), {}, {}
+    timing = time_detectors(bundle, options.teacher, seconds=0.5 if options.quick else 4.0)
+    bars = judge(rows, timing)
+    result = {
+        "kind": "edge-fer-detection",
+        "edge_fer": __version__,
+        "device": cpu_identity(),
+        "bundle_sha256": bundle.sha256,
+        "score": spec.score,
+        "quick": options.quick,
+        "rows": rows_as_json(rows),
+        "timing_ms": timing,
+        "bars": [vars(bar) for bar in bars],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(options.out / "detection.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(options.table) as temporary:
+        temporary.write_text(markdown(result, rows, timing, bars), encoding="utf-8")
+    if options.mistakes is not None:
+        options.mistakes.mkdir(parents=True, exist_ok=True)
+        for (kind, name), faces in found.items():
+            if name == "ours bf16":
+                file = "".join(c if c.isalnum() else "-" for c in kind) + ".png"
+                draw_mistakes(options.mistakes / file, sets[kind], faces, spec.score)
+    _tell("")
+    for bar in bars:
+        sys.stdout.write(f"{'holds ' if bar.holds else 'MISSED'}  {bar.promise}: {bar.measured}\n")
+    return 0 if all(bar.holds for bar in bars) else 1
+
+
+def compare(
+    options: argparse.Namespace, bundle: Bundle
+) -> tuple[list[Row], dict[str, list[TestPicture]], dict[tuple[str, str], list[Faces]]]:
+    """Every detector on every kind of picture: rows, the pictures, and what was found in them."""
     recipe = load_detection_recipe("detector")
     teacher = Teacher(options.teacher)
     held = held_out(options.data, teacher, options.labels, fraction=recipe.holdout_fraction, salt=recipe.holdout_salt)
     sets = picture_sets(held, teacher, 20 if options.quick else 300)
     if options.quick:
         sets = {kind: pictures[:20] for kind, pictures in sets.items()}
-    bundle = open_bundle(find_bundle(options.model))
     spec = bundle.manifest.detector
 
     def contenders(min_face_px: int) -> dict[str, Contender]:
@@ -115,34 +159,15 @@ def main() -> int:
         )
         rows += more
         found |= finds
-    timing = time_detectors(bundle, options.teacher, seconds=0.5 if options.quick else 4.0)
-    bars = judge(rows, timing)
-    result = {
-        "kind": "edge-fer-detection",
-        "edge_fer": __version__,
-        "device": cpu_identity(),
-        "bundle_sha256": bundle.sha256,
-        "score": spec.score,
-        "quick": options.quick,
-        "rows": rows_as_json(rows),
-        "timing_ms": timing,
-        "bars": [vars(bar) for bar in bars],
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(options.out / "detection.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    with atomic_file(options.table) as temporary:
-        temporary.write_text(markdown(result, rows, timing, bars), encoding="utf-8")
-    if options.mistakes is not None:
-        options.mistakes.mkdir(parents=True, exist_ok=True)
-        for (kind, name), faces in found.items():
-            if name == "ours bf16":
-                file = "".join(c if c.isalnum() else "-" for c in kind) + ".png"
-                draw_mistakes(options.mistakes / file, sets[kind], faces, spec.score)
-    _tell("")
-    for bar in bars:
-        sys.stdout.write(f"{'holds ' if bar.holds else 'MISSED'}  {bar.promise}: {bar.measured}\n")
-    return 0 if all(bar.holds for bar in bars) else 1
+    return rows, sets, found
+
+
+def rows_of(path: Path, bundle_sha256: str) -> list[Row]:
+    """The rows of an earlier result, if it is whole and of this bundle."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if result["bundle_sha256"] != bundle_sha256 or result["quick"]:
+        raise SystemExit(f"{path} is of another bundle, or of a quick trial: measure accuracy as well.")
+    return [Row(**{k: math.nan if v is None else v for k, v in row.items()}) for row in result["rows"]]
 
 
 def _tell(text: str) -> None:
