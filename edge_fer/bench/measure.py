@@ -109,7 +109,8 @@ def run_plan(
     outcomes = [Outcome(case) for case in plan.cases()]
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:
         # torch.compile translates and compiles for a minute; what it made in the first process serves the next ones.
-        environment = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
+        # A process that is killed cannot remove its temporary files: they lie in this folder, which this one removes.
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor"), "TMPDIR": folder}
         models = prepare_models(plan, Path(folder), progress) if models is None else models
         rigs = [_Rig(outcome, models[outcome.case.model], plan, environment) for outcome in outcomes]
 
