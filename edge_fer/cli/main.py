@@ -69,12 +69,18 @@ def _root(
 def main() -> None:
     """Run the command that was typed; interruptions are answered by ``edge_fer/__main__.py``.
 
-    Exit codes: 0 success, 1 a bug of ours, 2 usage, 3 bad input, 4 environment or device.
+    Exit codes: 0 success, 1 a bug of ours, 2 usage, 3 bad input, 4 environment or device; 141, as of a program that a
+    shell ends for it, when whoever reads the output has left (``| head``).
     """
     # A letter that matplotlib's font lacks is a box in the picture; three lines on the terminal do not mend that.
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
     try:
         app()
+    except SystemExit as end:
+        # Typer and rich make 1 of it, which is our code for a bug.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(141)
+        raise
     except EdgeFerError as error:
         typer.secho(f"edge-fer: {error.message}", fg="red", err=True)
         if error.fix:

@@ -128,8 +128,12 @@ def run(
         rich_help_panel=OUTPUTS,
     ),
     save: Path | None = typer.Option(None, help="Write the annotated video to this MP4.", rich_help_panel=OUTPUTS),
-    jsonl: Path | None = typer.Option(None, help="Write a line of JSON per frame.", rich_help_panel=OUTPUTS),
-    csv: Path | None = typer.Option(None, help="Write a row per face and frame.", rich_help_panel=OUTPUTS),
+    jsonl: Path | None = typer.Option(
+        None, help="Write a line of JSON per frame; - is standard output.", rich_help_panel=OUTPUTS
+    ),
+    csv: Path | None = typer.Option(
+        None, help="Write a row per face and frame; - is standard output.", rich_help_panel=OUTPUTS
+    ),
     summary: Path | None = typer.Option(
         None, help="Write the summary, with mean scores per face, to this JSON file.", rich_help_panel=OUTPUTS
     ),
@@ -173,6 +177,9 @@ def run(
         )
     if (source == "-") != (raw is not None):
         raise UsageError("--raw and --source - belong together.", fix="--source - --raw 640x480:bgr24@30")
+    printed = [name for name, path in (("--jsonl", jsonl), ("--csv", csv)) if path == Path("-")] + ["--json"] * as_json
+    if len(printed) > 1:
+        raise UsageError(f"Only one of {' and '.join(printed)} can have standard output.", fix="--jsonl faces.jsonl")
     import os
     import signal
     from contextlib import nullcontext
@@ -188,7 +195,7 @@ def run(
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.sinks.window import has_display
 
-    console = Console(stderr=as_json)
+    console = Console(stderr=bool(printed))
     # A page takes the window's place, unless both are asked for.
     shown = has_display() and web is None if show is None else show
     # A container or `taskset` may leave this process fewer cores than the machine has.

@@ -103,3 +103,15 @@ def test_ctrl_c_while_libraries_load_is_one_sentence(tmp_path: Path, meets: str)
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (130, "edge-fer: interrupted.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+@pytest.mark.parametrize("command", [["models"], ["--help"]])
+def test_a_reader_that_leaves_ends_a_command_silently_and_is_no_bug_of_ours(command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # what `| head` does, before anything is written
+    try:
+        done = subprocess.run([sys.executable, "-m", "edge_fer", *command], stdout=writer, stderr=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -87,6 +87,31 @@ def test_the_summary_as_json_accounts_for_every_frame() -> None:
         assert stage["p50"] <= stage["p90"] <= stage["p99"] <= stage["max"]
 
 
+def test_lines_go_to_standard_output_and_all_else_beside_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("--demo", *FAST, "--max-frames", "10", "--jsonl", "-"), capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["frame"] for line in done.stdout.splitlines()] == list(range(10))
+    assert "frame age" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_reader_that_leaves_ends_the_run() -> None:
+    with subprocess.Popen(
+        command("--demo", *FAST, "--csv", "-"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        assert done.stdout.readline().startswith(b"frame,")
+        done.stdout.close()
+        told = done.stderr.read().decode()
+    assert done.returncode == 4
+    assert "Nobody reads standard output any more" in told
+    assert "Traceback" not in told
+
+
 def test_a_missing_camera_is_told_before_an_engine_is_built(tmp_path: Path) -> None:
     done = run("--camera", "97", "--no-show", EDGE_FER_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 3
@@ -152,6 +177,7 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
         (("--demo", *FAST, "--summary", "no/such/folder/s.json"), 3, "s.json"),
         (("--demo", *FAST, "--timeline", "scores.pdf"), 2, "PNG"),
         (("--demo", *FAST, "--summary", "same.png", "--timeline", "same.png"), 2, "same file"),
+        (("--demo", *FAST, "--jsonl", "-", "--json"), 2, "standard output"),
         (("--source", "-", *FAST), 2, "--raw"),
         (("--demo", "--raw", "64x48:gray", *FAST), 2, "--source -"),
         (("--source", "-", "--raw", "64x48:bgr99", *FAST), 2, "bgr99"),

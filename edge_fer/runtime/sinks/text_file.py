@@ -11,6 +11,7 @@ from pathlib import Path
 from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
 from edge_fer.core.files import describe_os_error
 
+STDOUT = Path("-")
 NO_SPACE = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
@@ -18,7 +19,7 @@ class TextFile:
     """Whole lines only. A run that is interrupted, or whose disk is full, keeps the lines that it had.
 
     Nothing is created before the first line, so that a run that fails early leaves nothing behind. A pipe or a device
-    (``/dev/stdout``, a FIFO) is written directly: it must not be replaced by a file.
+    (``/dev/ttyS0``, a FIFO) is written directly: it must not be replaced by a file. ``-`` is standard output.
 
     Raises:
         DeviceError: no space or no permission.
@@ -28,6 +29,7 @@ class TextFile:
     def __init__(self, path: Path) -> None:
         check_target(path)
         self.path = path
+        self._shown = "standard output" if path == STDOUT else str(path)
         self._file: FileIO | None = None
         self._temporary: Path | None = None
         self._whole = 0
@@ -35,6 +37,8 @@ class TextFile:
 
     def _open(self) -> FileIO:
         # Without a buffer: what was written is in the file, and a write that fails leaves nothing to be tried again.
+        if self.path == STDOUT:
+            return FileIO(1, "w", closefd=False)
         if is_special(self.path):
             return FileIO(self.path, "w")
         handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}.", suffix=self.path.suffix, dir=self.path.parent)
@@ -56,6 +60,8 @@ class TextFile:
         self._whole += len(lines)
 
     def _told(self, error: OSError) -> EdgeFerError:
+        if isinstance(error, BrokenPipeError):
+            return DeviceError(f"Nobody reads {self._shown} any more: it ends here.")
         if self._whole and error.errno in NO_SPACE:
             return DeviceError(f"No space left while writing {self.path}: it ends here.", fix="Free some space.")
         return describe_os_error(error, self.path)
