@@ -130,7 +130,7 @@ def engine_key(bundle: Bundle, spec: AnySpec, backend: str, precision: str, max_
         build.device(),
         precision,
         str(max_batch),
-        "3",
+        "4",
     ]
     parts += [str(length) for length in spec.input_shape]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

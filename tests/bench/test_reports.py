@@ -91,6 +91,15 @@ def test_a_long_tail_is_noise_even_when_the_rounds_agree() -> None:
 def test_the_notes_say_what_our_call_adds(full: BenchResult) -> None:
     # Round by round 25 and 60 % more than 40 µs; below 2 ms the bar is 20 µs.
     assert any("m OpenVINO int8 +40.4% (+25.0% to +60.0%), +16 µs, within the bar" in note for note in notes(full))
+    ours, app = full.cases[2:4]
+    for ratio, ends, verdict in (
+        (0.6, (0.5, 0.9), "on both sides of"),
+        (0.6, (0.5, 0.65), "beyond"),
+        (1.1, (0.5, 1.2), "within"),
+    ):
+        told = ours.model_copy(update={"speedup_benchmark_app": ratio, "speedup_benchmark_app_interval": ends})
+        changed = full.model_copy(update={"cases": (told, app)})
+        assert any(f", {verdict} the bar" in note for note in notes(changed)), verdict
     assert any("45 °C before" in note for note in notes(full))
     assert any("Taking a time costs 0.10 µs a call, 0.25% of the fastest median." in note for note in notes(full))
 

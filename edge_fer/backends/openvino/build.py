@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_fer.backends.host import cpu_identity
 from edge_fer.backends.openvino.bytes_first import round_before_rearranging
+from edge_fer.backends.openvino.strided import skip_before_strided
 from edge_fer.core.errors import DeviceError, MissingDependencyError, ProviderError, UsageError
 
 ENGINE_FILE, SINGLE_FILE = "model.blob", "single.blob"
@@ -124,6 +125,7 @@ def build(
             model = core.read_model(str(onnx))
             if precision == "int8":
                 round_before_rearranging(model)
+                skip_before_strided(model)
             shape = model.input(0).partial_shape
             shape[0] = batch
             for axis, length in enumerate(input_shape, start=1):
