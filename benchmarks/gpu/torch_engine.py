@@ -7,21 +7,20 @@ the engine is opened; the loop's streams replay it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from edge_fer.backends.device_slot import DeviceSlot
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.manifest import EngineManifest
-from edge_fer.cuda.device import CudaDevice, DeviceBuffer, HostBuffer
+from edge_fer.core.spec import ModelSpec
+from edge_fer.cuda.device import CudaDevice
 from edge_fer.models.checkpoint import find_checkpoint, load_checkpoint
 
-FLOAT_BYTES = 4
 WARM_UP = 3
 """Runs before a capture, in which cuDNN chooses its algorithms and torch allocates."""
 
@@ -74,25 +73,23 @@ def load_network(accelerator: str = "cuda") -> torch.nn.Module:
     return load_checkpoint(find_checkpoint()).model.eval().requires_grad_(False).to(accelerator)
 
 
-class TorchSlot:
-    """Pinned arrays, device buffers, and a replay for every number of faces."""
+class TorchSlot(DeviceSlot):
+    """A stream, and a replay for every number of faces."""
 
     def __init__(
         self,
         device: CudaDevice,
         network: torch.nn.Module,
-        shapes: Mapping[str, tuple[int, ...]],
+        spec: ModelSpec,
         max_batch: int,
         view: Callable[[int, tuple[int, ...]], torch.Tensor],
         record: Callable[[Run], Replay],
     ) -> None:
-        self.host: dict[str, HostBuffer] = {}
-        self.memory: dict[str, DeviceBuffer] = {}
-        for name, shape in shapes.items():
-            self.host[name] = device.pinned((max_batch, *shape), np.float32)
-            self.memory[name] = device.allocate(FLOAT_BYTES * max_batch * int(np.prod(shape)))
-        self.stream, self.done = device.stream(), device.event()
-        source, target = (view(self.memory[name].pointer, (max_batch, *shapes[name])) for name in (INPUT, OUTPUT))
+        super().__init__(device, spec, max_batch)
+        self.stream = device.stream()
+        source, target = (
+            view(self.memory[name].pointer, (max_batch, *self.row_shapes[name])) for name in (INPUT, OUTPUT)
+        )
         self.replays = {}
         for n in range(1, max_batch + 1):
 
@@ -100,22 +97,6 @@ class TorchSlot:
                 target[:n].copy_(network(source[:n]))
 
             self.replays[n] = record(run)
-
-    @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return {name: buffer.array for name, buffer in self.host.items() if name == INPUT}
-
-    @property
-    def outputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return {name: buffer.array for name, buffer in self.host.items() if name == OUTPUT}
-
-    @property
-    def input_pointer(self) -> int:
-        return self.memory[INPUT].pointer
-
-    @property
-    def output_pointer(self) -> int:
-        return self.memory[OUTPUT].pointer
 
 
 class TorchEngine:
@@ -142,7 +123,6 @@ class TorchEngine:
     ) -> None:
         model = bundle.manifest.classifier
         self.device = device
-        self._shapes = {INPUT: model.input_shape, OUTPUT: model.output_shape}
         self.manifest = EngineManifest(
             model=model,
             bundle_sha256=bundle.sha256,
@@ -156,7 +136,7 @@ class TorchEngine:
             canary=bundle.manifest.canary,
         )
         with torch.inference_mode():
-            self.slots = tuple(TorchSlot(device, network, self._shapes, max_batch, view, record) for _ in range(slots))
+            self.slots = tuple(TorchSlot(device, network, model, max_batch, view, record) for _ in range(slots))
 
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:
         """See :class:`edge_fer.core.engine.DeviceEngine`."""
@@ -167,12 +147,10 @@ class TorchEngine:
     def submit(self, slot: Slot, n: int) -> None:
         """Copy the first ``n`` rows in, infer, copy the results out, all on the slot's stream."""
         assert isinstance(slot, TorchSlot)
-        sizes = {name: FLOAT_BYTES * n * int(np.prod(shape)) for name, shape in self._shapes.items()}
         self.device.take_over()
-        self.device.copy_to_device(slot.memory[INPUT], slot.host[INPUT], sizes[INPUT], slot.stream)
+        slot.copy_in(n, slot.stream)
         self.enqueue(slot, slot.stream.handle, n)
-        self.device.copy_to_host(slot.host[OUTPUT], slot.memory[OUTPUT], sizes[OUTPUT], slot.stream)
-        slot.done.record(slot.stream)
+        slot.copy_out(n, slot.stream)
 
     def wait(self, slot: Slot) -> None:
         """Until the slot's outputs are there."""

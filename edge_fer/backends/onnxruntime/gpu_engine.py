@@ -12,13 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_fer.backends.base import HostEngine
+from edge_fer.backends.device_slot import DeviceSlot
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.errors import DeviceError, DeviceMemoryError
 from edge_fer.core.manifest import EngineManifest
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 ENGINE_FILE = "model.onnx"
 DOCTOR = "`edge-fer doctor` prints what to install for this GPU."
-_FLOAT_BYTES = 4
 _DO_NOT_WAIT, _GRAPH = "disable_synchronize_execution_providers", "gpu_graph_id"
 """Entries of ``RunOptions``; ``onnxruntime_run_options_config_keys.h`` lists them."""
 _CUDA_SAYS = re.compile(r"(?:CUDA|CUDNN|CUBLAS)\w* failure (\w+): ?([^;\n]+)")
@@ -55,43 +53,17 @@ def bind_rows(session: Any, kind: str, n: int, spec: EngineSpec, pointers: Mappi
     return binding
 
 
-class GpuSlot:
-    """Pinned arrays, device buffers, and a binding for every number of faces, made once: rebinding costs more than a
-    small network."""
+class GpuSlot(DeviceSlot):
+    """A binding for every number of faces, made once: rebinding costs more than a small network."""
 
     def __init__(self, ort: Any, session: Any, device: CudaDevice, manifest: EngineManifest, first_graph: int) -> None:
         """``first_graph``: number of the CUDA graph for one face, where ONNX Runtime makes graphs; else 0."""
         spec, batch = manifest.model, manifest.max_batch
-        row_shapes = {INPUT: spec.input_shape, OUTPUT: spec.output_shape}
-        self._row_bytes = {name: int(np.prod(shape)) * _FLOAT_BYTES for name, shape in row_shapes.items()}
-        self.host = {name: device.pinned((batch, *shape), np.float32) for name, shape in row_shapes.items()}
-        self.memory = {name: device.allocate(batch * size) for name, size in self._row_bytes.items()}
-        self.ready, self.finished, self.done = device.event(), device.event(), device.event()
+        super().__init__(device, spec, batch)
+        self.ready, self.finished = device.event(), device.event()
         pointers = {name: memory.pointer for name, memory in self.memory.items()}
         self.bindings = [bind_rows(session, "cuda", n, spec, pointers) for n in range(1, batch + 1)]
         self.options = [_options(ort, first_graph and first_graph + index) for index in range(batch)]
-        self._inputs: Mapping[str, NDArray[np.float32]] = MappingProxyType({INPUT: self.host[INPUT].array})
-        self._outputs: Mapping[str, NDArray[np.float32]] = MappingProxyType({OUTPUT: self.host[OUTPUT].array})
-
-    @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return self._outputs
-
-    @property
-    def input_pointer(self) -> int:
-        return self.memory[INPUT].pointer
-
-    @property
-    def output_pointer(self) -> int:
-        return self.memory[OUTPUT].pointer
-
-    def bytes_of(self, name: str, n: int) -> int:
-        """Size of ``n`` rows of the input or output."""
-        return n * self._row_bytes[name]
 
 
 def _options(ort: Any, graph: int) -> Any:
@@ -126,10 +98,9 @@ class GpuEngine(HostEngine[GpuSlot]):
 
     def _start(self, slot: GpuSlot, n: int) -> None:
         self.device.take_over()
-        self.device.copy_to_device(slot.memory[INPUT], slot.host[INPUT], slot.bytes_of(INPUT, n), self._stream)
+        slot.copy_in(n, self._stream)
         self._infer(slot, n)
-        self.device.copy_to_host(slot.host[OUTPUT], slot.memory[OUTPUT], slot.bytes_of(OUTPUT, n), self._stream)
-        slot.done.record(self._stream)
+        slot.copy_out(n, self._stream)
 
     def _finish(self, slot: GpuSlot) -> None:
         slot.done.synchronize()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_fer.backends.base import HostEngine
+from edge_fer.backends.device_slot import DeviceSlot
 from edge_fer.backends.tensorrt.build import ENGINE_FILE
 from edge_fer.backends.tensorrt.kernel_cache import KernelCache, open_kernel_cache
 from edge_fer.backends.tensorrt.library import import_tensorrt, listener, listening
@@ -20,11 +16,9 @@ from edge_fer.core.manifest import EngineManifest
 from edge_fer.cuda.device import CudaDevice
 from edge_fer.cuda.failures import MAKE_ROOM
 
-_FLOAT_BYTES = 4
 
-
-class TensorRtSlot:
-    """Pinned arrays, device buffers, a stream, and an execution context for every number of faces that came up.
+class TensorRtSlot(DeviceSlot):
+    """A stream, and an execution context for every number of faces that came up.
 
     A captured graph belongs to the state of the context that it was captured from, and a change of the context's input
     shape changes that state. So a context has one shape for good. Those of a slot never run at the same time and share
@@ -34,39 +28,13 @@ class TensorRtSlot:
     def __init__(
         self, trt: Any, engine: Any, device: CudaDevice, manifest: EngineManifest, kernels: KernelCache | None
     ) -> None:
-        spec, batch = manifest.model, manifest.max_batch
-        self._row_shapes = {INPUT: spec.input_shape, OUTPUT: spec.output_shape}
-        self._row_bytes = {name: int(np.prod(shape)) * _FLOAT_BYTES for name, shape in self._row_shapes.items()}
-        self.host = {n: device.pinned((batch, *shape), np.float32) for n, shape in self._row_shapes.items()}
-        self.memory = {name: device.allocate(batch * size) for name, size in self._row_bytes.items()}
-        self.stream, self.done = device.stream(), device.event()
-        self._trt, self._engine, self._kernels, self._name = trt, engine, kernels, spec.name
+        super().__init__(device, manifest.model, manifest.max_batch)
+        self.stream = device.stream()
+        self._trt, self._engine, self._kernels, self._name = trt, engine, kernels, manifest.model.name
         self._activation_bytes = activation_bytes(engine)
         self._activations = device.allocate(max(self._activation_bytes, 1))
         self._contexts: dict[int, Any] = {}
         self.context_for(1)
-        self._inputs: Mapping[str, NDArray[np.float32]] = MappingProxyType({INPUT: self.host[INPUT].array})
-        self._outputs: Mapping[str, NDArray[np.float32]] = MappingProxyType({OUTPUT: self.host[OUTPUT].array})
-
-    @property
-    def inputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> Mapping[str, NDArray[np.float32]]:
-        return self._outputs
-
-    @property
-    def input_pointer(self) -> int:
-        return self.memory[INPUT].pointer
-
-    @property
-    def output_pointer(self) -> int:
-        return self.memory[OUTPUT].pointer
-
-    def bytes_of(self, name: str, n: int) -> int:
-        """Size of ``n`` rows of the input or output."""
-        return n * self._row_bytes[name]
 
     def context_for(self, n: int) -> Any:
         """The context whose input is ``n`` rows.
@@ -96,7 +64,7 @@ class TensorRtSlot:
             for name, memory in self.memory.items():
                 if not context.set_tensor_address(name, memory.pointer):
                     raise BundleError(f"The plan of {self._name} has no tensor {name!r}: {said.last()}.")
-            if not context.set_input_shape(INPUT, (n, *self._row_shapes[INPUT])):
+            if not context.set_input_shape(INPUT, (n, *self.row_shapes[INPUT])):
                 raise DeviceError(f"TensorRT takes no {n} faces of {self._name}: {said.last()}.")
         self._contexts[n] = context
         return context
@@ -155,10 +123,9 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
 
     def _start(self, slot: TensorRtSlot, n: int) -> None:
         self.device.take_over()
-        self.device.copy_to_device(slot.memory[INPUT], slot.host[INPUT], slot.bytes_of(INPUT, n), slot.stream)
+        slot.copy_in(n, slot.stream)
         self.enqueue(slot, slot.stream.handle, n)
-        self.device.copy_to_host(slot.host[OUTPUT], slot.memory[OUTPUT], slot.bytes_of(OUTPUT, n), slot.stream)
-        slot.done.record(slot.stream)
+        slot.copy_out(n, slot.stream)
 
     def _finish(self, slot: TensorRtSlot) -> None:
         self.device.take_over()
