@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from edge_fer.backends.device_slot import DeviceSlot
+from edge_fer.backends.pinned_slot import PinnedSlot
 from edge_fer.core.bundle import Bundle
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.manifest import EngineManifest
@@ -73,7 +73,7 @@ def load_network(accelerator: str = "cuda") -> torch.nn.Module:
     return load_checkpoint(find_checkpoint()).model.eval().requires_grad_(False).to(accelerator)
 
 
-class TorchSlot(DeviceSlot):
+class TorchSlot(PinnedSlot):
     """A stream, and a replay for every number of faces."""
 
     def __init__(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_fer.backends.base import HostEngine
-from edge_fer.backends.device_slot import DeviceSlot
+from edge_fer.backends.pinned_slot import PinnedSlot
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.errors import DeviceError, DeviceMemoryError
 from edge_fer.core.manifest import EngineManifest
@@ -53,7 +53,7 @@ def bind_rows(session: Any, kind: str, n: int, spec: EngineSpec, pointers: Mappi
     return binding
 
 
-class GpuSlot(DeviceSlot):
+class GpuSlot(PinnedSlot):
     """A binding for every number of faces, made once: rebinding costs more than a small network."""
 
     def __init__(self, ort: Any, session: Any, device: CudaDevice, manifest: EngineManifest, first_graph: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_fer.backends.base import HostEngine
-from edge_fer.backends.device_slot import DeviceSlot
+from edge_fer.backends.pinned_slot import PinnedSlot
 from edge_fer.backends.tensorrt.build import ENGINE_FILE
 from edge_fer.backends.tensorrt.kernel_cache import KernelCache, open_kernel_cache
 from edge_fer.backends.tensorrt.library import import_tensorrt, listener, listening
@@ -17,7 +17,7 @@ from edge_fer.cuda.device import CudaDevice
 from edge_fer.cuda.failures import MAKE_ROOM
 
 
-class TensorRtSlot(DeviceSlot):
+class TensorRtSlot(PinnedSlot):
     """A stream, and an execution context for every number of faces that came up.
 
     A captured graph belongs to the state of the context that it was captured from, and a change of the context's input

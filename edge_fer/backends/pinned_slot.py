@@ -1,4 +1,4 @@
-"""The memory of a slot whose engine computes on a GPU."""
+"""The memory of a slot whose engine computes on a GPU: what :class:`edge_fer.core.engine.DeviceSlot` asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_fer.cuda.device import CudaDevice, Stream
 _FLOAT_BYTES = 4
 
 
-class DeviceSlot:
+class PinnedSlot:
     """Input and output twice, float32 and as long as the slot lives: pinned on the host, and on the device.
 
     Attributes:
