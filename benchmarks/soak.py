@@ -47,7 +47,7 @@ def resident_mb() -> float:
 class EndlessDemo:
     """Some frames of the demo at 720p, forth and back, and now and then an empty picture."""
 
-    dropped = 0
+    dropped, waiting = 0, False
 
     def __init__(self, count: int, pool_size: int) -> None:
         capture = open_media(str(DEMO))

@@ -26,6 +26,10 @@ class FaceFinder:
     Args:
         continuous: frames follow each other in time; otherwise every frame is searched and numbers are never kept.
         detect_ms, follow_ms: where the times go.
+
+    Attributes:
+        searched: the last frame was searched as a whole.
+        following: the faces of the last frame will be followed into the next one.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class FaceFinder:
         self._continuous = continuous
         self._detect_ms, self._follow_ms = detect_ms, follow_ms
         self._shown: list[Track] = []
-        self._following = False
+        self.following = self.searched = False
         self._shape: tuple[int, ...] | None = None
         self.detections = 0
 
@@ -57,7 +61,7 @@ class FaceFinder:
         if not self._continuous or image.shape != self._shape:
             # Another picture, or a camera that changed its mode: boxes of the old one mean nothing here.
             self._tracker.forget()
-            self._shown, self._following, self._shape = [], False, image.shape
+            self._shown, self.following, self._shape = [], False, image.shape
         missed = [track.missed for track in self._tracker.tracks if track.missed]
         due = self.schedule.due(
             frame.time_ms,
@@ -65,9 +69,10 @@ class FaceFinder:
             missed=min(missed, default=0),
             unconfirmed=any(track.detections == 1 for track in self._shown),
         )
-        found = self._follow(image) if self._following else None
+        found = self._follow(image) if self.following else None
         lost = bool(self._shown) and (found is None or not found.all())
-        if due or lost:
+        self.searched = due or lost
+        if self.searched:
             self._detect(frame, found)
         return self._shown
 
@@ -105,6 +110,6 @@ class FaceFinder:
                 for track, found in zip(before, followed, strict=True)
                 if found and 0 < track.missed <= CARRIED and track.detections > 1
             ]
-        self._following = bool(self._shown) and self._continuous and self.schedule.interval > 1
-        if self._following:
+        self.following = bool(self._shown) and self._continuous and self.schedule.interval > 1
+        if self.following:
             self._follower.see(frame.image_bgr, np.array([t.box_xyxy for t in self._shown], np.float32))

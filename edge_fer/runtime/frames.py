@@ -133,6 +133,11 @@ class Mailbox:
             frame, self._frame = self._frame, None
             return frame
 
+    @property
+    def waiting(self) -> bool:
+        """Whether ``get`` would give a frame at once."""
+        return self._frame is not None
+
     def close(self) -> None:
         """Nothing more comes; a frame that waits can still be fetched."""
         with self._condition:
@@ -181,6 +186,12 @@ class FrameSource(Protocol):
     @property
     def dropped(self) -> int:
         """Frames that arrived and were never handed out."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a live source has a newer frame than the last one, which it will drop when the next one comes. Never
+        true of a source that keeps its frames."""
         ...
 
     def read(self, timeout_s: float) -> Frame | None:

@@ -40,6 +40,10 @@ READ_TIMEOUT_S = 10.0
 POLL_S = 0.2
 PAUSE_S = 1.0
 """A gap between frames from which on, if it is also ten times the usual, the rate is counted anew."""
+SPARSE = 4
+"""Frames from one detection to the next from which on a frame that detection made old may be given up."""
+MOST_OVERTAKEN = 2
+"""... and so many of them in a row: a new face is searched for twice."""
 BREAKS = (EdgeFerError, RuntimeError, cv2.error)
 """What a detector or an engine may throw at one frame and work again at the next; everything else is a bug of ours."""
 
@@ -109,7 +113,7 @@ class Pipeline:
         self.runners = [SinkRunner(sink, may_drop=self._live or not sink.lossless) for sink in sinks]
         # A flag, not an event: a signal handler must not wait for a lock that its own thread may hold.
         self._stopping = False
-        self._taken = self._unlabelled = self._failed_in_finder = self._failed_in_labeller = 0
+        self._taken = self._overtaken = self._unlabelled = self._failed_in_finder = self._failed_in_labeller = 0
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for place in self.stage.places:
             self._free.put(place)
@@ -138,7 +142,7 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        return self._source.dropped + self._unlabelled
+        return self._source.dropped + self._overtaken + self._unlabelled
 
     @property
     def failed(self) -> int:
@@ -185,7 +189,8 @@ class Pipeline:
         stats.seconds = time.perf_counter() - began
         # A live source goes on counting until it is closed: what it has dropped is read once.
         never_read = self._source.dropped
-        stats.frames_in, stats.dropped = self._taken + never_read, never_read + self._unlabelled
+        stats.frames_in = self._taken + never_read
+        stats.dropped = never_read + self._overtaken + self._unlabelled
         stats.failed, stats.detections = self.failed, self.detections
         for runner in self.runners:
             try:
@@ -207,15 +212,21 @@ class Pipeline:
                     place = self._free.get(timeout=POLL_S)
                 except queue.Empty:
                     continue
-                self._await_turn()
-                began = time.perf_counter()
-                if (frame := self._source.read(READ_TIMEOUT_S)) is None:
+                if (frame := self._read()) is None:
                     self.stats.exhausted = not self._stopping
                     break
-                self.stats.stages["wait"].add(1e3 * (time.perf_counter() - began))
-                self._taken += 1
                 try:
-                    found = self._find(frame, place)
+                    began, tracks = time.perf_counter(), self._find(frame)
+                    for _ in range(MOST_OVERTAKEN):
+                        if not tracks or not self._too_old(max_frames) or (newer := self._read()) is None:
+                            break
+                        frame.release()
+                        self._overtaken += 1
+                        frame = newer
+                        began, tracks = time.perf_counter(), self._find(frame)
+                    found = self._begin(frame, place, tracks)
+                    if found.boxes:
+                        self._find_s.add(time.perf_counter() - began)
                 except BaseException:
                     self._failed_in_finder += 1
                     frame.release()
@@ -224,6 +235,29 @@ class Pipeline:
         except BaseException as error:  # handed to the labeller, which raises it after the frames before
             end = error
         self._ready.put(end)
+
+    def _read(self) -> Frame | None:
+        self._await_turn()
+        began = time.perf_counter()
+        if (frame := self._source.read(READ_TIMEOUT_S)) is not None:
+            self.stats.stages["wait"].add(1e3 * (time.perf_counter() - began))
+            self._taken += 1
+        return frame
+
+    def _too_old(self, max_frames: int | None) -> bool:
+        """Whether to follow the faces just found into a newer frame and label that one instead of theirs.
+
+        Detection takes several times as long as following. Where a camera has delivered again meanwhile, labels of the
+        frame that was searched would come late by that long, and one of the two frames is dropped in any case.
+        """
+        return (
+            self._live
+            and self._finder.searched
+            and self._finder.following
+            and self.detect_interval >= SPARSE
+            and self._source.waiting
+            and (max_frames is None or self._taken < max_frames)
+        )
 
     def _await_turn(self) -> None:
         """Fetch a live frame no sooner than it can be labelled as soon as its faces are found.
@@ -235,28 +269,31 @@ class Pipeline:
             if early_s > 0:
                 time.sleep(min(early_s, POLL_S))
 
-    def _find(self, frame: Frame, place: Any) -> _Found:
-        began = time.perf_counter()
+    def _find(self, frame: Frame) -> list[Track] | None:
+        """The tracks of a frame's faces; ``None`` when the detector failed on it."""
         self._finder.schedule.dropped(self._source.dropped)
         while True:
             if not self._may_try(self._detecting):
-                return _Found(frame, place, None, [])
+                return None
             try:
                 tracks = self._finder.find(frame)
                 break
             except BREAKS as error:
                 self._broke(self._detecting, error)
                 if self._live:
-                    return _Found(frame, place, None, [])
+                    return None
         self._works(self._detecting)
+        return tracks
+
+    def _begin(self, frame: Frame, place: Any, tracks: list[Track] | None) -> _Found:
+        """Crop a frame's first faces into a place, for the labeller."""
+        if not tracks:
+            return _Found(frame, place, tracks, [])
         boxes = [track.box_xyxy for track in tracks]
         angles = [track.angle_deg for track in tracks] if self._levels else []
-        if boxes:
-            crop_began = time.perf_counter()
-            self._prepare(place, frame, boxes[: self._max_faces], angles[: self._max_faces])
-            now = time.perf_counter()
-            self.stats.stages["crop"].add(1e3 * (now - crop_began))
-            self._find_s.add(now - began)
+        began = time.perf_counter()
+        self._prepare(place, frame, boxes[: self._max_faces], angles[: self._max_faces])
+        self.stats.stages["crop"].add(1e3 * (time.perf_counter() - began))
         return _Found(frame, place, list(tracks), boxes, angles)
 
     # The labeller's thread.

@@ -239,7 +239,7 @@ class Ring:
     def __init__(self, count: int, memory: PinnedPictures | None, frames_held: int) -> None:
         self._pool, self._count, self._next = FramePool(frames_held + 1, memory), count, 0
         self.info = SourceInfo("ring", SIZE_HW[1], SIZE_HW[0], 30.0, live=False, frames=count, continuous=False)
-        self.dropped = 0
+        self.dropped, self.waiting = 0, False
 
     def read(self, timeout_s: float) -> Frame | None:
         if self._next == self._count:

@@ -34,7 +34,7 @@ class CountingSource:
         self._pool, self._left = FramePool(16), count
         self._image = np.random.default_rng(0).integers(0, 255, (*size_hw, 3), dtype=np.uint8)
         self.info = SourceInfo("counting", size_hw[1], size_hw[0], 30.0, live=live, frames=count)
-        self.dropped, self._index = 0, 0
+        self.dropped, self.waiting, self._index = 0, False, 0
 
     def read(self, timeout_s: float) -> Frame | None:
         if not self._left:
@@ -132,6 +132,10 @@ class HandCamera:
     @property
     def dropped(self) -> int:
         return self._mailbox.dropped
+
+    @property
+    def waiting(self) -> bool:
+        return self._mailbox.waiting
 
     def take(self, count: int = 1) -> None:
         for _ in range(count):

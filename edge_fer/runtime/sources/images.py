@@ -37,7 +37,7 @@ class Images:
             )
         self._paths, self._pace_s = paths, PACE_S if paced else 0.0
         self._next, self._due = 0, 0.0
-        self.dropped = 0
+        self.dropped, self.waiting = 0, False
         self.on_state: Callable[[str], None] = lambda _state: None
         self._told = False
         height, width = self._first_of(paths).shape[:2]

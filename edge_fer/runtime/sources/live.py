@@ -72,6 +72,10 @@ class LiveSource:
     def dropped(self) -> int:
         return self._mailbox.dropped + self._missed
 
+    @property
+    def waiting(self) -> bool:
+        return self._mailbox.waiting
+
     def _loop(self, first: cv2.VideoCapture) -> None:
         capture: cv2.VideoCapture | None = first
         index, began_ns, pause, spoilt = 0, 0, 0.0, 0

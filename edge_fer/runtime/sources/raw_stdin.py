@@ -143,6 +143,10 @@ class RawStdin:
     def dropped(self) -> int:
         return self._mailbox.dropped + self._starved
 
+    @property
+    def waiting(self) -> bool:
+        return self._mailbox.waiting
+
     # The reading thread.
 
     def _loop(self) -> None:

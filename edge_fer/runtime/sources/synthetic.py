@@ -65,6 +65,10 @@ class SyntheticCamera:
     def dropped(self) -> int:
         return self._mailbox.dropped + self._starved
 
+    @property
+    def waiting(self) -> bool:
+        return self._mailbox.waiting
+
     def _loop(self) -> None:
         began = time.perf_counter()
         for index in range(self._count):

@@ -85,6 +85,10 @@ class VideoFile:
     def dropped(self) -> int:
         return 0
 
+    @property
+    def waiting(self) -> bool:
+        return False
+
     def _decode(self) -> None:
         try:
             self._decode_all()
