@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from edge_fer.backends.host import cpu_name
 from edge_fer.bench.plan import ModelEntry
 from edge_fer.bench.prepare import prepare
 from edge_fer.core.files import atomic_file
+from edge_fer.core.threads import usable_threads
 
 HERE = Path(__file__).resolve().parent
 RESNET, DEFAULT, RIVAL = "resnet18@224", "edge-fer-compact", "rival"
@@ -125,8 +125,8 @@ class Bench:
 
 
 def machine() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu_name(), "cores": cores, "system": platform.platform(), "python": platform.python_version()}
+    about = {"system": platform.platform(), "python": platform.python_version()}
+    return {"cpu": cpu_name(), "cores": usable_threads(), **about}
 
 
 def middle(answers: list[dict[str, Any]], key: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge_fer.backends.host import cpu_name
 from edge_fer.core.spec import Frozen
+from edge_fer.core.threads import usable_threads
 
 FLAGS: dict[str, str] = {
     "avx2": "AVX2",
@@ -106,16 +107,6 @@ def describe_machine() -> Machine:
         available_memory_bytes=available,
         noise=_noise(threads),
     )
-
-
-def usable_threads() -> int:
-    """Logical processors that this process may really use: affinity mask and cgroup quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, max(1, int(quota) // int(period)))
-    return count
 
 
 def _system() -> str:

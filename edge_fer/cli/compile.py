@@ -63,7 +63,7 @@ def compile_command(
     out: Path | None = typer.Option(
         None, "--out", help="Folder of the bundle. Default: engines/NAME in the current folder."
     ),
-    threads: int = typer.Option(1, "--threads", help="CPU threads for verification and timing.", min=1),
+    threads: int = typer.Option(1, "--threads", help="CPU threads of the engines that are timed and built.", min=1),
     as_json: bool = typer.Option(False, "--json", help="Print the report as JSON instead of a table."),
 ) -> None:
     """Compile a checkpoint into a portable bundle, verify it, and build the fastest engine for this machine."""

@@ -37,10 +37,10 @@ def prepare(
 
     An interrupted run is continued by the same command; OUT appears when everything is done.
     """
-    import os
 
     from rich.console import Console
 
+    from edge_fer.core.threads import usable_threads
     from edge_fer.data.prepare import collect
     from edge_fer.data.prepare import prepare as run
     from edge_fer.data.prepare_recipe import load_recipe
@@ -57,9 +57,7 @@ def prepare(
             console.print(f"{source}: {count} passed over: {reason}", highlight=False)
     try:
         with _Bar(console) as bar:
-            summary = run(
-                recipe, collected, out, workers=workers or os.cpu_count() or 1, fresh=fresh, progress=bar.tell
-            )
+            summary = run(recipe, collected, out, workers=workers or usable_threads(), fresh=fresh, progress=bar.tell)
     except KeyboardInterrupt:
         console.print("Interrupted; the same command goes on from here.")
         raise

@@ -180,7 +180,6 @@ def run(
     printed = [name for name, path in (("--jsonl", jsonl), ("--csv", csv)) if path == Path("-")] + ["--json"] * as_json
     if len(printed) > 1:
         raise UsageError(f"Only one of {' and '.join(printed)} can have standard output.", fix="--jsonl faces.jsonl")
-    import os
     import signal
     from contextlib import nullcontext
     from math import inf
@@ -191,6 +190,7 @@ def run(
 
     from edge_fer.cli.run_outputs import Outputs, Wanted
     from edge_fer.cli.run_summary import print_summary, summary_record
+    from edge_fer.core.threads import usable_threads
     from edge_fer.runtime.detectors.base import require_eyes
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.sinks.window import has_display
@@ -198,9 +198,7 @@ def run(
     console = Console(stderr=bool(printed))
     # A page takes the window's place, unless both are asked for.
     shown = has_display() and web is None if show is None else show
-    # A container or `taskset` may leave this process fewer cores than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    engine_threads = threads or max(1, cores // 2)
+    engine_threads = threads or max(1, usable_threads() // 2)
     # The detector and the crop run in the loop's own thread; more threads of OpenCV's would only fight the engine's.
     cv2.setNumThreads(1)
     every = _interval(detect_every)

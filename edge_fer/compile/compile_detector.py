@@ -49,6 +49,7 @@ from edge_fer.core.manifest import (
     write_manifest,
 )
 from edge_fer.core.spec import DetectorSpec
+from edge_fer.core.threads import usable_threads
 from edge_fer.data.calibration_set import CalibrationSet, open_calibration_set
 from edge_fer.models.checkpoint import DetectorCheckpoint, load_detector
 from edge_fer.runtime.detectors.face_pyramid import Decoder, suppress
@@ -165,7 +166,7 @@ def _quantise(request: CompileRequest, spec: DetectorSpec, forms: Forms, step: P
         model,
         plan.measured,
         lambda: calibration_batches(pictures, spec),
-        threads=request.threads,
+        threads=usable_threads(),
         progress=lambda done, total: step("Measuring ranges", done, total),
     )
     forms.calibration = Calibration(
@@ -181,7 +182,7 @@ def _quantise(request: CompileRequest, spec: DetectorSpec, forms: Forms, step: P
     if request.bias_correction:
         step("Correcting biases", 0, 0)
         shifts = measure_shifts(
-            model, plan, thresholds, lambda: calibration_batches(pictures, spec), threads=request.threads
+            model, plan, thresholds, lambda: calibration_batches(pictures, spec), threads=usable_threads()
         )
         mended = {name: tuple(map(float, shift)) for name, shift in shifts.items()}
         forms.calibration = forms.calibration.model_copy(update={"bias_shifts": mended})
@@ -224,7 +225,7 @@ def _hold(
                 backend=candidate.backend,
                 precision=candidate.precision,
                 max_batch=1,
-                threads=request.threads,
+                threads=usable_threads(),
             ) as engine:
                 outputs = _outputs(engine, inputs)
         except EdgeFerError as error:

@@ -33,6 +33,7 @@ from edge_fer.core.bundle import Bundle, open_bundle
 from edge_fer.core.errors import BadInputError, EdgeFerError
 from edge_fer.core.files import atomic_folder
 from edge_fer.core.manifest import MANIFEST, LadderRecord, ParityRecord, TrialRecord
+from edge_fer.core.threads import usable_threads
 from edge_fer.data.datasets import open_dataset
 from edge_fer.data.samples import Samples
 from edge_fer.evaluate.predict import fill, match_labels
@@ -84,7 +85,7 @@ def compile_model(
             spec,
             faces,
             data=_data_name(request),
-            threads=request.threads,
+            threads=usable_threads(),
             max_drop=request.max_drop,
             progress=progress,
         )

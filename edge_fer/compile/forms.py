@@ -35,6 +35,7 @@ from edge_fer.core.bundle import find_bundle, open_bundle
 from edge_fer.core.errors import CalibrationError, EdgeFerError
 from edge_fer.core.manifest import Variant
 from edge_fer.core.spec import ModelSpec
+from edge_fer.core.threads import usable_threads
 from edge_fer.data.calibration_set import CalibrationSet, open_calibration_set
 
 FP32 = Variant(precision="fp32", file="model.fp32.onnx")
@@ -144,7 +145,7 @@ def _ranges(
         forms.faces = open_calibration_set(request.calibration)
         forms.calibration_notes = forms.faces.notes
         if forms.faces.labels is None:
-            forms.calibration_notes += (predicted_classes(model, forms.faces, spec, request.threads),)
+            forms.calibration_notes += (predicted_classes(model, forms.faces, spec, usable_threads()),)
         forms.notes += [f"calibration: {note}" for note in forms.calibration_notes]
         found, note = calibrate_or_recall(
             model,
@@ -152,7 +153,7 @@ def _ranges(
             spec.preprocess,
             cache=RangeCache(),
             method=request.method or DEFAULT_METHOD,
-            threads=request.threads,
+            threads=usable_threads(),
             progress=lambda done, total: step("Measuring ranges", done, total),
         )
         forms.notes += [note] if note else []
@@ -208,7 +209,7 @@ def _with_shifts(
         plan_quantisation(Graph(model)),
         found.thresholds(),
         lambda: faces.batches(spec.preprocess, BATCH),
-        threads=request.threads,
+        threads=usable_threads(),
     )
     return found.model_copy(update={"bias_shifts": {name: tuple(map(float, s)) for name, s in shifts.items()}})
 

@@ -19,6 +19,7 @@ from edge_fer.compile.request import CompileRequest
 from edge_fer.compile.verify import Progress, Verified, Verifier, gate_record
 from edge_fer.core.errors import BadInputError
 from edge_fer.core.manifest import GateRecord
+from edge_fer.core.threads import usable_threads
 
 RUNGS = (1, 2, 4, 8, 16)
 """How many of the most harmful units are kept in fp32, one try after the other."""
@@ -128,7 +129,7 @@ def climb(
     if not gate.applied or gate.passed:
         return verified, gate, []
     attempts = [_attempt(forms, gate)]
-    blamed = sensitivities(forms.models[FP32], forms.calibration, inputs, threads=request.threads, progress=step)
+    blamed = sensitivities(forms.models[FP32], forms.calibration, inputs, threads=usable_threads(), progress=step)
     total = len(plan_quantisation(Graph(forms.models[FP32])).layers)
     slow = frozenset(forms.calibration.cpu_float_layers)
     for kept in _rungs(blamed, total - len(slow)):

@@ -49,6 +49,7 @@ class CompileRequest:
     trt_dialect: bool = False
     build: bool = True
     threads: int = 1
+    """Of the engines that are timed and built; measuring ranges and accuracy takes all that this process may use."""
     contract: ContractOverrides = field(default_factory=ContractOverrides)
 
     def check(self) -> None:

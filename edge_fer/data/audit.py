@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.labels import canonical
+from edge_fer.core.threads import usable_threads
 from edge_fer.data.audit_report import AuditReport, Place, SplitAudit, Twin, ids_digest
 from edge_fer.data.perceptual_hash import difference_hash, miniature, thumbnail
 from edge_fer.data.picture_sheet import Tile, draw_sheet
@@ -83,7 +83,7 @@ def audit(
     Raises:
         BadInputError: fewer than two pictures can be read.
     """
-    prints = _read_all(entries, threads or min(8, os.cpu_count() or 1), progress)
+    prints = _read_all(entries, threads or min(8, usable_threads()), progress)
     good = [entry for entry, item in zip(entries, prints, strict=True) if item is not None]
     kept = [item for item in prints if item is not None]
     if len(kept) < 2:

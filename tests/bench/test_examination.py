@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_fer.bench.backend_probe import RELU_ONNX
-from edge_fer.bench.device import FLAGS, Machine, describe_machine, usable_threads
+from edge_fer.bench.device import FLAGS, Machine, describe_machine
 from edge_fer.bench.doctor import (
     Advice,
     GpuReport,
@@ -20,6 +20,7 @@ from edge_fer.bench.doctor import (
     probe_libraries,
 )
 from edge_fer.bench.gpu import Gpu, GpuSearch, knowledge
+from edge_fer.core.threads import usable_threads
 
 HERE = describe_machine()
 

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from edge_fer.backends import choose
 from edge_fer.cli.main import app
 from edge_fer.cli.run import DEMO
+from edge_fer.core import threads as host_threads
 from edge_fer.core.engine import Engine, Slot
 from edge_fer.core.errors import DeviceError, EdgeFerError, SourceError, UsageError
 from edge_fer.runtime import backoff, sink_runner
@@ -361,6 +362,7 @@ def test_the_cores_are_shared_out_deliberately(
 
     monkeypatch.setattr(choose, "open_best", open_best)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)), raising=False)
+    monkeypatch.setattr(host_threads, "QUOTA", tmp_path / "none")
     before = cv2.getNumThreads()
     cv2.setNumThreads(4)
     try:
