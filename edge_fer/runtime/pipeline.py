@@ -207,7 +207,7 @@ class Pipeline:
     def _find_all(self, max_frames: int | None) -> None:
         end: BaseException | None = None
         try:
-            while not self._stopping and (max_frames is None or self._taken < max_frames):
+            while not self._stopping and (max_frames is None or self._taken - self._overtaken < max_frames):
                 try:
                     place = self._free.get(timeout=POLL_S)
                 except queue.Empty:
@@ -218,7 +218,7 @@ class Pipeline:
                 try:
                     began, tracks = time.perf_counter(), self._find(frame)
                     for _ in range(MOST_OVERTAKEN):
-                        if not tracks or not self._too_old(max_frames) or (newer := self._read()) is None:
+                        if not tracks or not self._too_old() or (newer := self._read()) is None:
                             break
                         frame.release()
                         self._overtaken += 1
@@ -244,7 +244,7 @@ class Pipeline:
             self._taken += 1
         return frame
 
-    def _too_old(self, max_frames: int | None) -> bool:
+    def _too_old(self) -> bool:
         """Whether to follow the faces just found into a newer frame and label that one instead of theirs.
 
         Detection takes several times as long as following. Where a camera has delivered again meanwhile, labels of the
@@ -256,7 +256,6 @@ class Pipeline:
             and self._finder.following
             and self.detect_interval >= SPARSE
             and self._source.waiting
-            and (max_frames is None or self._taken < max_frames)
         )
 
     def _await_turn(self) -> None:
