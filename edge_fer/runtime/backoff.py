@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
-from edge_fer.core.errors import DeviceError
+import cv2
+
+from edge_fer.core.errors import DeviceError, EdgeFerError
+
+Result = TypeVar("Result")
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 3.2
 ATTEMPTS = 8
 """Failures in a row after which there is no hope: with the pauses between them, six seconds."""
+POLL_S = 0.2
+BREAKS = (EdgeFerError, RuntimeError, cv2.error)
+"""What a detector or an engine may throw at one frame and work again at the next; everything else is a bug of ours."""
 
 
 class Backoff:
@@ -51,3 +60,47 @@ class Backoff:
 
     def succeeded(self) -> None:
         self._failures = 0
+
+
+class Attempts:
+    """One part of the loop at work on frame after frame, and what happens when it throws: a source that waits has the
+    same frame tried again, a live one goes on to its next.
+
+    Args:
+        stopping: whether the run is to end; then nothing is tried again.
+        tell: told in words what failed, and "" when the part works again.
+    """
+
+    def __init__(
+        self, backoff: Backoff, *, live: bool, stopping: Callable[[], bool], tell: Callable[[str], None]
+    ) -> None:
+        self._backoff, self._live, self._stopping, self._tell = backoff, live, stopping, tell
+        self.retries = 0
+
+    def make(self, attempt: Callable[[], Result]) -> Result | None:
+        """What the attempt returns; ``None`` when the part failed on this frame, or may not be tried on it yet.
+
+        Raises:
+            DeviceError: the part failed too often in a row.
+        """
+        while self._may_try():
+            try:
+                result = attempt()
+            except BREAKS as error:
+                self._tell(self._backoff.failed(error))
+                if self._live:
+                    return None
+                self.retries += 1
+                continue
+            if self._backoff.failing:
+                self._backoff.succeeded()
+                self._tell("")
+            return result
+        return None
+
+    def _may_try(self) -> bool:
+        while (wait_s := self._backoff.wait_s) > 0:
+            if self._live or self._stopping():
+                return False
+            time.sleep(min(wait_s, POLL_S))
+        return True

@@ -85,7 +85,7 @@ class Metrics:
                 pipeline.failed
             ),
             Family("edge_fer_retries_total", "counter", "Attempts repeated on a frame that could wait.").add(
-                stats.retries
+                pipeline.retries
             ),
             Family("edge_fer_frames_with_faces_total", "counter", "Labelled frames that show a face.").add(
                 stats.frames_with_faces

@@ -17,13 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.engine import Engine
-from edge_fer.core.errors import EdgeFerError
-from edge_fer.runtime.backoff import Backoff
+from edge_fer.runtime.backoff import POLL_S, Attempts, Backoff
 from edge_fer.runtime.detection_schedule import DetectionSchedule
 from edge_fer.runtime.detectors.base import FaceDetector, require_eyes
 from edge_fer.runtime.face_finder import FaceFinder
@@ -37,15 +35,12 @@ from edge_fer.runtime.timing import Average
 from edge_fer.runtime.tracking import Track, Tracker
 
 READ_TIMEOUT_S = 10.0
-POLL_S = 0.2
 PAUSE_S = 1.0
 """A gap between frames from which on, if it is also ten times the usual, the rate is counted anew."""
 SPARSE = 4
 """Frames from one detection to the next from which on a frame that detection made old may be given up."""
 MOST_OVERTAKEN = 2
 """... and so many of them in a row: a new face is searched for twice."""
-BREAKS = (EdgeFerError, RuntimeError, cv2.error)
-"""What a detector or an engine may throw at one frame and work again at the next; everything else is a bug of ours."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +116,11 @@ class Pipeline:
         self._find_s, self._infer_s = Average(), Average()
         self._infer_began = 0.0
         self._interval_s = Average(0.1)
-        self._detecting = Backoff("Face detection", fix="Try another one with --detector.")
-        self._inferring = Backoff("Inference", fix="Try another --backend or --precision.")
+        self._detecting = self._attempts(Backoff("Face detection", fix="Try another one with --detector."))
+        self._inferring = self._attempts(Backoff("Inference", fix="Try another --backend or --precision."))
+
+    def _attempts(self, backoff: Backoff) -> Attempts:
+        return Attempts(backoff, live=self._live, stopping=lambda: self._stopping, tell=self._on_state)
 
     @staticmethod
     def frames_held(sinks: int) -> int:
@@ -147,6 +145,10 @@ class Pipeline:
     @property
     def failed(self) -> int:
         return self._failed_in_finder + self._failed_in_labeller
+
+    @property
+    def retries(self) -> int:
+        return self._detecting.retries + self._inferring.retries
 
     @property
     def detections(self) -> int:
@@ -191,7 +193,7 @@ class Pipeline:
         never_read = self._source.dropped
         stats.frames_in = self._taken + never_read
         stats.dropped = never_read + self._overtaken + self._unlabelled
-        stats.failed, stats.detections = self.failed, self.detections
+        stats.failed, stats.retries, stats.detections = self.failed, self.retries, self.detections
         for runner in self.runners:
             try:
                 runner.finish(complete=failure is None)
@@ -271,18 +273,7 @@ class Pipeline:
     def _find(self, frame: Frame) -> list[Track] | None:
         """The tracks of a frame's faces; ``None`` when the detector failed on it."""
         self._finder.schedule.dropped(self._source.dropped)
-        while True:
-            if not self._may_try(self._detecting):
-                return None
-            try:
-                tracks = self._finder.find(frame)
-                break
-            except BREAKS as error:
-                self._broke(self._detecting, error)
-                if self._live:
-                    return None
-        self._works(self._detecting)
-        return tracks
+        return self._detecting.make(lambda: self._finder.find(frame))
 
     def _begin(self, frame: Frame, place: Any, tracks: list[Track] | None) -> _Found:
         """Crop a frame's first faces into a place, for the labeller."""
@@ -366,22 +357,12 @@ class Pipeline:
 
     def _label(self, found: _Found) -> tuple[FaceResult, ...] | None:
         """Results of a frame's faces; ``None`` when detector or engine failed on it."""
-        if not found.tracks:
-            return None if found.tracks is None else ()
-        while True:
-            if not self._may_try(self._inferring):
-                return None
-            try:
-                results = self._infer(found, found.tracks)
-            except BREAKS as error:
-                self._broke(self._inferring, error)
-                if self._live:
-                    return None
-                continue
-            finally:
-                self._infer_began = 0.0
-            self._works(self._inferring)
-            return results
+        if not (tracks := found.tracks):
+            return None if tracks is None else ()
+        try:
+            return self._inferring.make(lambda: self._infer(found, tracks))
+        finally:
+            self._infer_began = 0.0
 
     def _infer(self, found: _Found, tracks: list[Track]) -> tuple[FaceResult, ...]:
         infer_s = track_s = 0.0
@@ -416,21 +397,3 @@ class Pipeline:
         return FaceResult(
             track.track, (left, top, right, bottom), self._labels[track.label], track.uncertain, track.scores.copy()
         )
-
-    def _may_try(self, part: Backoff) -> bool:
-        """Whether a part that failed may be tried again on this frame: a file waits for it, a camera goes on."""
-        while part.wait_s > 0:
-            if self._live or self._stopping:
-                return False
-            time.sleep(min(part.wait_s, POLL_S))
-        return True
-
-    def _broke(self, part: Backoff, error: Exception) -> None:
-        self._on_state(part.failed(error))
-        if not self._live:
-            self.stats.retries += 1
-
-    def _works(self, part: Backoff) -> None:
-        if part.failing:
-            part.succeeded()
-            self._on_state("")
