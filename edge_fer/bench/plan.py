@@ -151,7 +151,8 @@ def model_entry(text: str) -> ModelEntry:
     pixels (``resnet18@112``), whose weights are then untrained.
 
     Raises:
-        UsageError: the size is no number, or there is neither a bundle nor an architecture of that name.
+        UsageError: the size is no number, or there is neither a bundle nor an architecture of that name, or no torch
+            to build one.
     """
     arch, separator, size = text.partition("@")
     if not separator:
@@ -168,11 +169,14 @@ def model_entry(text: str) -> ModelEntry:
 
 
 def _check_architecture(name: str) -> None:
-    """Tell a typing error now, not in the table; without torch, which knows the names, the cases tell it."""
+    """Tell a typing error now, not in the table."""
     try:
         from edge_fer.models.registry import ARCHITECTURES
     except ModuleNotFoundError:
-        return
+        raise UsageError(
+            f"--model: no folder or shipped model is called {name!r}, and architectures need torch.",
+            fix="pip install 'edge-fer[compile]'",
+        ) from None
     if name not in ARCHITECTURES:
         raise UsageError(
             f"--model: no folder, shipped model or architecture is called {name!r}.",

@@ -178,6 +178,8 @@ def run(
     if (source == "-") != (raw is not None):
         raise UsageError("--raw and --source - belong together.", fix="--source - --raw 640x480:bgr24@30")
     printed = [name for name, path in (("--jsonl", jsonl), ("--csv", csv)) if path == Path("-")] + ["--json"] * as_json
+    if summary == Path("-"):
+        raise UsageError("--summary writes a file.", fix="--json prints the summary.")
     if len(printed) > 1:
         raise UsageError(f"Only one of {' and '.join(printed)} can have standard output.", fix="--jsonl faces.jsonl")
     import signal

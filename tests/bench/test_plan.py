@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,13 @@ def test_models_are_typed_as_bundles_or_as_architectures(tmp_path: Path) -> None
         with pytest.raises(UsageError, match="'resnet19'") as told:
             model_entry(typed)
         assert "resnet18" in str(told.value)
+
+
+def test_without_torch_a_name_that_nothing_has_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "edge_fer.models.registry", None)
+    assert model_entry("edge-fer-compact").bundle == "edge-fer-compact"
+    with pytest.raises(UsageError, match=r"'nope'.*need torch.*edge-fer\[compile\]"):
+        model_entry("nope")
 
 
 def test_options_change_a_plan_and_wrong_ones_are_named() -> None:

@@ -175,6 +175,7 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
         (("--demo", *FAST, "--jsonl", "same.txt", "--csv", "same.txt"), 2, "same file"),
         (("--demo", *FAST, "--jsonl", "."), 3, "is a folder"),
         (("--demo", *FAST, "--summary", "no/such/folder/s.json"), 3, "s.json"),
+        (("--demo", *FAST, "--summary", "-"), 2, "--json"),
         (("--demo", *FAST, "--timeline", "scores.pdf"), 2, "PNG"),
         (("--demo", *FAST, "--summary", "same.png", "--timeline", "same.png"), 2, "same file"),
         (("--demo", *FAST, "--jsonl", "-", "--json"), 2, "standard output"),
