@@ -94,12 +94,18 @@ class DetectorTrainer:
         workers: int = 1,
         init: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``init``: weights to begin with, a state dict of the same network."""
+        """
+        Args:
+            init: weights to begin with, of the same network.
+
+        Raises:
+            CheckpointError: those weights are of another network.
+        """
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device, self.workers = recipe, out, torch.device(device), workers
         self.model = build_model(recipe.model, recipe.model_options).to(self.device)
         if init is not None:
-            self.model.load_state_dict(init)
+            self._begin_with(init)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizers = build_optimizers(self.model, recipe.optimizer)
@@ -117,6 +123,16 @@ class DetectorTrainer:
         self.centres, self.strides = places(recipe.compose.size, recipe.compose.size, self.device)
         self.epoch, self.step = 0, 0
         self.log: list[DetectionEpochLog] = []
+
+    def _begin_with(self, init: Mapping[str, Tensor]) -> None:
+        try:
+            self.model.load_state_dict(init)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise CheckpointError(
+                f"The weights to begin with belong to another network: {reason}",
+                fix="--set 'model_options={...}' as that checkpoint's recipe has them, or another --init",
+            ) from None
 
     # -- state ---------------------------------------------------------------------------------------------------
 

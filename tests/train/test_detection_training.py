@@ -133,6 +133,9 @@ def test_a_few_epochs_lower_the_loss_and_an_interrupted_run_ends_the_same(tmp_pa
     assert found.spec == SPEC
     fresh = DetectorTrainer(recipe(1), scenes, faces, [], tmp_path / "x", workers=0, init=found.model.state_dict())
     assert fresh.validate(batches=1) < whole.log[0].val_loss
+    with pytest.raises(CheckpointError, match=r"belong to another network.*size mismatch"):
+        wider = recipe(1).model_copy(update={"model_options": {"widths": [8, 8, 12, 12], "neck": 16}})
+        DetectorTrainer(wider, scenes, faces, [], tmp_path / "y", workers=0, init=found.model.state_dict())
     with pytest.raises(CheckpointError, match="another recipe"):
         DetectorTrainer(recipe(4), scenes, faces, [], tmp_path / "whole", workers=0).resume()
 

@@ -33,6 +33,13 @@ class FaceDetector(Protocol):
         ...
 
 
+@runtime_checkable
+class LooksCloser(Protocol):
+    """A detector whose landmarks become sharper for more time, if it is told that somebody needs them."""
+
+    def look_closer(self) -> None: ...
+
+
 def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> FaceDetector:
     """``haar``, ``none``, or ``yunet-opencv=FILE.onnx``.
 
@@ -59,14 +66,18 @@ def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> Fa
 
 
 def require_eyes(detector: FaceDetector, spec: ModelSpec) -> None:
-    """Make sure that a detector tells the eyes that a network wants level. One that takes frames for faces need not:
-    they are taken as they are.
+    """Make sure that a detector tells the eyes that a network wants level, as well as it can. One that takes frames for
+    faces need not: they are taken as they are.
 
     Raises:
         UsageError: it does not.
     """
-    if spec.preprocess.alignment == "eyes" and not detector.whole_frame and not detector.landmarks:
+    if spec.preprocess.alignment != "eyes" or detector.whole_frame:
+        return
+    if not detector.landmarks:
         raise UsageError(
             f"{spec.name} wants faces with level eyes, and the detector {detector.name} tells no eyes.",
             fix="--detector edge-fer-face, yunet or mtcnn",
         )
+    if isinstance(detector, LooksCloser):
+        detector.look_closer()

@@ -1,4 +1,4 @@
-"""The project's own detector, on any engine: letterbox, decode, suppress, and search near known faces."""
+"""The project's own detector, on any engine: letterbox, decode, suppress, search near known faces, look closer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.faces import Faces, iou
 from edge_fer.core.spec import DetectorSpec
+from edge_fer.runtime.detectors.closer_look import SIDE as CLOSER_SIDE
+from edge_fer.runtime.detectors.closer_look import CloserLook
 
 WORKING_FACE = 20.0
 """The smallest wanted face is brought to this size (root of its box's area) at the network's input: twice the smallest
@@ -32,6 +34,7 @@ MOST = 256
 LARGEST_LOG = 5.0
 NEAR_HW = (96, 96)
 """Input size of the search around a known face."""
+CLOSER_HW = (CLOSER_SIDE, CLOSER_SIDE)
 SAMPLES = 2
 """Per side of an output pixel, what is read of a picture that is made much smaller for that search; every pixel of a
 large face would cost more than the network."""
@@ -219,16 +222,20 @@ class HostLevel:
         cv2.resize(image_bgr, size, dst=self._small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         if self.spec.colour == "gray":
             cv2.cvtColor(self._small, cv2.COLOR_BGR2GRAY, dst=self._gray)
-        pixels_into(self.slot.inputs[INPUT][0], self._gray if self.spec.colour == "gray" else self._small, self.spec)
-        self.engine.submit(self.slot, 1)
-        self.engine.wait(self.slot)
-        found = suppress(self.decoder.decode(self.slot.outputs[OUTPUT][0], score))
+        found = self.read(self._gray if self.spec.colour == "gray" else self._small, score)
         if len(found) == 0:
             return found
         # Each axis by its own factor: rounding the small picture's sides makes them differ a little.
         back = np.array([width / size[0], height / size[1]], np.float32)
         landmarks = None if found.landmarks is None else found.landmarks * back
         return Faces(found.boxes_xyxy * np.tile(back, 2), found.scores, landmarks)
+
+    def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+        """Faces in a picture that fits the input, in its own pixels: uint8 (h, w) grey or (h, w, 3) BGR."""
+        pixels_into(self.slot.inputs[INPUT][0], pixels, self.spec)
+        self.engine.submit(self.slot, 1)
+        self.engine.wait(self.slot)
+        return suppress(self.decoder.decode(self.slot.outputs[OUTPUT][0], score))
 
 
 class FacePyramidDetector:
@@ -243,6 +250,7 @@ class FacePyramidDetector:
         min_face_px: the smallest face wanted, as the root of its box's area, in pixels of the frame.
         score: the smallest score that counts as a face; ``None``: the contract's.
         full_level: what searches whole frames with an engine; searching near known faces is always the CPU's.
+        closer: ``look_closer`` has an effect.
     """
 
     whole_frame = False
@@ -256,12 +264,15 @@ class FacePyramidDetector:
         min_face_px: int = 60,
         score: float | None = None,
         full_level: Callable[[Engine], Level] = HostLevel,
+        closer: bool = False,
     ) -> None:
         self._open_at, self._spec, self._full_level = open_at, spec, full_level
         self._scale = min(1.0, WORKING_FACE / min_face_px)
         self._smallest_px = SMALLER * min_face_px
         self._score = spec.score if score is None else score
         self._levels: dict[tuple[int, int], Level] = {}
+        self._can_look_closer = closer
+        self._closer: CloserLook | None = None
         self.name = f"{spec.name}, faces from {min_face_px} px"
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
@@ -283,9 +294,16 @@ class FacePyramidDetector:
     def _level(self, size_hw: tuple[int, int]) -> Level:
         level = self._levels.get(size_hw)
         if level is None:
-            make = HostLevel if size_hw == NEAR_HW else self._full_level
+            make = HostLevel if size_hw in (NEAR_HW, CLOSER_HW) else self._full_level
             level = self._levels[size_hw] = make(self._open_at(size_hw))
         return level
+
+    def look_closer(self) -> None:
+        """From now on the landmarks of every detected face come from closer looks too: two small inferences a face."""
+        if self._can_look_closer and self._closer is None:
+            level = self._level(CLOSER_HW)
+            assert isinstance(level, HostLevel)
+            self._closer = CloserLook(level)
 
     def warm_up(self, height: int, width: int) -> None:
         """Open the engines that full searches of frames of this size need, so that the first frame does not wait."""
@@ -299,7 +317,10 @@ class FacePyramidDetector:
             # What the fine look can see is its own to find: the coarse one would only add false alarms.
             large = at_least(self._level(coarse).look(image_bgr, self._score), LARGEST_FACE / 2 / self._scale)
             found = together(found, large)
-        return at_least(found, self._smallest_px)
+        found = at_least(found, self._smallest_px)
+        if self._closer is None or len(found) == 0:
+            return found
+        return Faces(found.boxes_xyxy, found.scores, self._closer.landmarks(image_bgr, found))
 
     def detect_near(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> Faces:
         """Faces near known ones, each searched for in a square around its last box; fewer where one is gone."""

@@ -1,0 +1,108 @@
+"""Landmarks from a closer look: each face once more, upright and of the size that the network reads best, as it is seen
+and mirrored. Their mean with those of the first look is sharper than any of the three.
+
+Detection needs none of this, so it runs where somebody wants landmarks: to level eyes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_fer.core.faces import Faces, eye_angles_deg, iou
+from edge_fer.core.spec import DetectorSpec
+
+SIDE = 128
+"""Side of the picture that is looked at, in pixels."""
+FACE = 80.0
+"""Side of the face in it (root of its box's area); larger pictures and other shares of them gain nothing."""
+SMALLEST_SCORE = 0.25
+"""The face is known to be there; a look that is not even this sure of it does not count."""
+SAME_FACE = 0.3
+"""Overlap with the expected box below which the look found somebody else."""
+MOST_SHRINK = 8
+_MIRRORED = np.array([1, 0, 2, 4, 3])
+"""Landmarks are named by how they are seen: mirrored, left is right."""
+
+
+class Reader(Protocol):
+    """An engine of input size ``SIDE`` x ``SIDE``."""
+
+    @property
+    def spec(self) -> DetectorSpec: ...
+
+    def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+        """Faces in a picture of the input's size, uint8 (H, W) grey or (H, W, 3) BGR as the contract has it."""
+        ...
+
+
+class CloserLook:
+    """Not safe to share between threads: pictures lie in buffers that are kept."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self._gray = reader, reader.spec.colour == "gray"
+        self._turned: dict[int, NDArray[np.uint8]] = {}
+        self._small = np.empty((SIDE, SIDE, 3), np.uint8)
+        depth = () if self._gray else (3,)
+        self._seen, self._mirrored = (np.empty((SIDE, SIDE, *depth), np.uint8) for _ in range(2))
+        half = FACE / 2
+        self._expected = np.array([[SIDE / 2 - half, SIDE / 2 - half, SIDE / 2 + half, SIDE / 2 + half]], np.float32)
+
+    def landmarks(self, image_bgr: NDArray[np.uint8], faces: Faces) -> NDArray[np.float32]:
+        """Sharper landmarks, float32 (n, 5, 2), of faces that have some, in the same picture, uint8 (H, W, 3)."""
+        if faces.landmarks is None:
+            raise ValueError("a closer look needs the landmarks of a first one")
+        sharper = faces.landmarks.copy()
+        for row, angle_deg in enumerate(eye_angles_deg(faces)):
+            back = self._take(image_bgr, faces.boxes_xyxy[row], float(angle_deg))
+            looks = [faces.landmarks[row]]
+            for pixels, mirrored in ((self._seen, False), (self._mirrored, True)):
+                if (points := self._look(pixels)) is not None:
+                    if mirrored:
+                        points = points[_MIRRORED] * (-1, 1) + (SIDE, 0)
+                    # Pixels' centres lie at halves in the network's coordinates, at whole numbers in OpenCV's.
+                    looks.append((points - 0.5) @ back[:, :2].T + back[:, 2] + 0.5)
+            sharper[row] = np.mean(looks, axis=0)
+        return sharper
+
+    def _take(
+        self, image_bgr: NDArray[np.uint8], box_xyxy: NDArray[np.float32], angle_deg: float
+    ) -> NDArray[np.float64]:
+        """Bring the face upright into both buffers; returns the way back, (2, 3), in OpenCV's coordinates."""
+        width, height = (float(value) for value in box_xyxy[2:] - box_xyxy[:2])
+        factor = FACE / max(1.0, float(np.sqrt(max(0.0, width * height))))
+        # Turned at a scale from which whole pixels are averaged: a much smaller picture of single pixels would flicker.
+        shrink = 1
+        while factor * shrink < 0.5 and shrink < MOST_SHRINK:
+            shrink *= 2
+        x, y = ((box_xyxy[:2] + box_xyxy[2:]) / 2 - 0.5).tolist()
+        turn = cv2.getRotationMatrix2D((x, y), angle_deg, factor * shrink)
+        turn[:, 2] += ((SIDE * shrink - 1) / 2 - x, (SIDE * shrink - 1) / 2 - y)
+        if (turned := self._turned.get(shrink)) is None:
+            turned = self._turned[shrink] = np.empty((SIDE * shrink, SIDE * shrink, 3), np.uint8)
+        size, border = (SIDE * shrink, SIDE * shrink), cv2.BORDER_REPLICATE
+        cv2.warpAffine(image_bgr, turn, size, dst=turned, flags=cv2.INTER_LINEAR, borderMode=border)
+        if shrink > 1:
+            cv2.resize(turned, (SIDE, SIDE), dst=self._small, interpolation=cv2.INTER_AREA)
+            turned = self._small
+        if self._gray:
+            cv2.cvtColor(turned, cv2.COLOR_BGR2GRAY, dst=self._seen)
+        else:
+            np.copyto(self._seen, turned)
+        cv2.flip(self._seen, 1, dst=self._mirrored)
+        # A pixel of the small picture is the mean of shrink x shrink ones.
+        back = cv2.invertAffineTransform(turn)
+        back[:, 2] += back[:, :2] @ np.full(2, (shrink - 1) / 2)
+        back[:, :2] *= shrink
+        return np.asarray(back, dtype=np.float64)
+
+    def _look(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        found = self._reader.read(pixels, SMALLEST_SCORE)
+        if len(found) == 0 or found.landmarks is None:
+            return None
+        overlap = iou(self._expected, found.boxes_xyxy)[0]
+        best = int((overlap * found.scores).argmax())
+        return found.landmarks[best] if overlap[best] >= SAME_FACE else None
