@@ -35,6 +35,8 @@ LARGEST_LOG = 5.0
 NEAR_HW = (96, 96)
 """Input size of the search around a known face."""
 CLOSER_HW = (CLOSER_SIDE, CLOSER_SIDE)
+WORTH_A_LOOK = 0.5
+"""Part of the contract's score from which a find is looked at closer: those who evaluate ask for hesitant ones too."""
 SAMPLES = 2
 """Per side of an output pixel, what is read of a picture that is made much smaller for that search; every pixel of a
 large face would cost more than the network."""
@@ -318,9 +320,15 @@ class FacePyramidDetector:
             large = at_least(self._level(coarse).look(image_bgr, self._score), LARGEST_FACE / 2 / self._scale)
             found = together(found, large)
         found = at_least(found, self._smallest_px)
-        if self._closer is None or len(found) == 0:
-            return found
-        return Faces(found.boxes_xyxy, found.scores, self._closer.landmarks(image_bgr, found))
+        return found if self._closer is None or found.landmarks is None else self._sharpened(image_bgr, found)
+
+    def _sharpened(self, image_bgr: NDArray[np.uint8], found: Faces) -> Faces:
+        assert self._closer is not None
+        assert found.landmarks is not None
+        landmarks, sure = found.landmarks.copy(), found.scores >= WORTH_A_LOOK * self._spec.score
+        seen = Faces(found.boxes_xyxy[sure], found.scores[sure], found.landmarks[sure])
+        landmarks[sure] = self._closer.landmarks(image_bgr, seen)
+        return Faces(found.boxes_xyxy, found.scores, landmarks)
 
     def detect_near(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> Faces:
         """Faces near known ones, each searched for in a square around its last box; fewer where one is gone."""
