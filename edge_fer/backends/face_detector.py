@@ -96,7 +96,7 @@ def open_face_detector(
             cache=cache,
         )
 
-    return cast(FaceDetector, factory(open_at, spec, min_face_px=min_face_px, score=score, closer=True))
+    return cast(FaceDetector, factory(open_at, spec, min_face_px=min_face_px, score=score, verifies=True))
 
 
 def _yunet(

@@ -69,7 +69,6 @@ def evaluate_detector(
         picture_sets,
         rows_as_json,
     )
-    from edge_fer.runtime.detectors.base import LooksCloser
 
     if teacher is None:
         raise UsageError("The pictures are labelled by a teacher, and none was named.", fix="--teacher YUNET.onnx")
@@ -103,8 +102,6 @@ def evaluate_detector(
                 precision=precision or "auto",
                 threads=threads,
             )
-            if isinstance(detector, LooksCloser):  # landmarks as those get them who need them
-                detector.look_closer()
             more, finds = compare_detectors(
                 {spec.name: Contender(detector, spec.score)}, {kind: sets[kind] for kind in kinds}, progress
             )

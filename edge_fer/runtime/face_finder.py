@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.runtime.detection_schedule import DetectionSchedule
-from edge_fer.runtime.detectors.base import FaceDetector
+from edge_fer.runtime.detectors.base import DetectsAgain, FaceDetector
 from edge_fer.runtime.frames import Frame
 from edge_fer.runtime.region_search import Follower
 from edge_fer.runtime.timing import Reservoir
@@ -97,7 +97,11 @@ class FaceFinder:
 
     def _detect(self, frame: Frame, followed: NDArray[np.bool_] | None) -> None:
         began = time.perf_counter()
-        faces = self._detector.detect(frame.image_bgr)
+        known = np.array([track.box_xyxy for track in self._shown], np.float32).reshape(-1, 4)
+        if isinstance(self._detector, DetectsAgain):
+            faces = self._detector.detect_again(frame.image_bgr, known)
+        else:
+            faces = self._detector.detect(frame.image_bgr)
         cost_ms = 1e3 * (time.perf_counter() - began)
         self._detect_ms.add(cost_ms)
         self.schedule.detected(frame.time_ms, cost_ms)

@@ -34,10 +34,19 @@ class FaceDetector(Protocol):
 
 
 @runtime_checkable
-class LooksCloser(Protocol):
+class Sharpens(Protocol):
     """A detector whose landmarks become sharper for more time, if it is told that somebody needs them."""
 
-    def look_closer(self) -> None: ...
+    def sharpen(self) -> None: ...
+
+
+@runtime_checkable
+class DetectsAgain(Protocol):
+    """A detector that spends less on faces that are known already."""
+
+    def detect_again(self, image_bgr: NDArray[np.uint8], known_xyxy: NDArray[np.float32]) -> Faces:
+        """:meth:`FaceDetector.detect`, with the boxes of known faces, float32 (k, 4), in the picture's pixels."""
+        ...
 
 
 def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> FaceDetector:
@@ -79,5 +88,5 @@ def require_eyes(detector: FaceDetector, spec: ModelSpec) -> None:
             f"{spec.name} wants faces with level eyes, and the detector {detector.name} tells no eyes.",
             fix="--detector edge-fer-face, yunet or mtcnn",
         )
-    if isinstance(detector, LooksCloser):
-        detector.look_closer()
+    if isinstance(detector, Sharpens):
+        detector.sharpen()

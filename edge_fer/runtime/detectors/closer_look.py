@@ -1,7 +1,6 @@
-"""Landmarks from a closer look: each face once more, upright and of the size that the network reads best, as it is seen
-and mirrored. Their mean with those of the first look is sharper than any of the three.
-
-Detection needs none of this, so it runs where somebody wants landmarks: to level eyes.
+"""A closer look at what may be a face: once more, upright and of the size that the network reads best, as it is seen
+and mirrored. What is no face seldom looks like one three times, and what is one does, however small or turned it was;
+and the mean of three looks' landmarks is sharper than any of them.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ SIDE = 128
 """Side of the picture that is looked at, in pixels."""
 FACE = 80.0
 """Side of the face in it (root of its box's area); larger pictures and other shares of them gain nothing."""
-SMALLEST_SCORE = 0.25
-"""The face is known to be there; a look that is not even this sure of it does not count."""
-SAME_FACE = 0.3
-"""Overlap with the expected box below which the look found somebody else."""
+LOOKS = 3
+FAINTEST, POINTING = 0.05, 0.25
+"""The smallest score that is not counted as none, and the smallest of a look whose landmarks count."""
+SAME_FACE = 0.5
+"""Overlap with the expected box below which the look found something else: the whole face around a part of it, say."""
 MOST_SHRINK = 8
 _MIRRORED = np.array([1, 0, 2, 4, 3])
 """Landmarks are named by how they are seen: mirrored, left is right."""
@@ -51,22 +51,32 @@ class CloserLook:
         half = FACE / 2
         self._expected = np.array([[SIDE / 2 - half, SIDE / 2 - half, SIDE / 2 + half, SIDE / 2 + half]], np.float32)
 
-    def landmarks(self, image_bgr: NDArray[np.uint8], faces: Faces) -> NDArray[np.float32]:
-        """Sharper landmarks, float32 (n, 5, 2), of faces that have some, in the same picture, uint8 (H, W, 3)."""
+    def look(self, image_bgr: NDArray[np.uint8], faces: Faces, *, enough: float = 0.0) -> Faces:
+        """The same boxes with the mean scores and landmarks of the first and the closer looks, in the same order.
+
+        Args:
+            image_bgr: uint8 (H, W, 3), the picture that the faces were found in.
+            faces: with landmarks.
+            enough: a mean score that matters; a face that cannot reach it any more is not looked at to the end.
+        """
         if faces.landmarks is None:
             raise ValueError("a closer look needs the landmarks of a first one")
-        sharper = faces.landmarks.copy()
+        scores, landmarks = faces.scores.copy(), faces.landmarks.copy()
         for row, angle_deg in enumerate(eye_angles_deg(faces)):
             back = self._take(image_bgr, faces.boxes_xyxy[row], float(angle_deg))
-            looks = [faces.landmarks[row]]
-            for pixels, mirrored in ((self._seen, False), (self._mirrored, True)):
-                if (points := self._look(pixels)) is not None:
+            points = [faces.landmarks[row]]
+            for taken, (pixels, mirrored) in enumerate(((self._seen, False), (self._mirrored, True)), start=1):
+                if scores[row] + LOOKS - taken < LOOKS * enough:
+                    break
+                score, seen = self._read(pixels)
+                scores[row] += score
+                if seen is not None and score >= POINTING:
                     if mirrored:
-                        points = points[_MIRRORED] * (-1, 1) + (SIDE, 0)
+                        seen = seen[_MIRRORED] * (-1, 1) + (SIDE, 0)
                     # Pixels' centres lie at halves in the network's coordinates, at whole numbers in OpenCV's.
-                    looks.append((points - 0.5) @ back[:, :2].T + back[:, 2] + 0.5)
-            sharper[row] = np.mean(looks, axis=0)
-        return sharper
+                    points.append((seen - 0.5) @ back[:, :2].T + back[:, 2] + 0.5)
+            landmarks[row] = np.mean(points, axis=0)
+        return Faces(faces.boxes_xyxy, scores / np.float32(LOOKS), landmarks)
 
     def _take(
         self, image_bgr: NDArray[np.uint8], box_xyxy: NDArray[np.float32], angle_deg: float
@@ -99,10 +109,11 @@ class CloserLook:
         back[:, :2] *= shrink
         return np.asarray(back, dtype=np.float64)
 
-    def _look(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        found = self._reader.read(pixels, SMALLEST_SCORE)
+    def _read(self, pixels: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32] | None]:
+        """Score and landmarks of the expected face; 0 and ``None`` where it is not seen."""
+        found = self._reader.read(pixels, FAINTEST)
         if len(found) == 0 or found.landmarks is None:
-            return None
+            return 0.0, None
         overlap = iou(self._expected, found.boxes_xyxy)[0]
         best = int((overlap * found.scores).argmax())
-        return found.landmarks[best] if overlap[best] >= SAME_FACE else None
+        return (float(found.scores[best]), found.landmarks[best]) if overlap[best] >= SAME_FACE else (0.0, None)

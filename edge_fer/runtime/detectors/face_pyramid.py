@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.faces import Faces, iou
 from edge_fer.core.spec import DetectorSpec
+from edge_fer.runtime.detectors.closer_look import LOOKS, CloserLook
 from edge_fer.runtime.detectors.closer_look import SIDE as CLOSER_SIDE
-from edge_fer.runtime.detectors.closer_look import CloserLook
 
 WORKING_FACE = 20.0
 """The smallest wanted face is brought to this size (root of its box's area) at the network's input: twice the smallest
@@ -36,7 +36,9 @@ NEAR_HW = (96, 96)
 """Input size of the search around a known face."""
 CLOSER_HW = (CLOSER_SIDE, CLOSER_SIDE)
 WORTH_A_LOOK = 0.5
-"""Part of the contract's score from which a find is looked at closer: those who evaluate ask for hesitant ones too."""
+"""Part of the contract's score from which a find is looked at closer."""
+KNOWN_IOU = 0.5
+"""Overlap with a known face from which a find is that face."""
 SAMPLES = 2
 """Per side of an output pixel, what is read of a picture that is made much smaller for that search; every pixel of a
 large face would cost more than the network."""
@@ -252,7 +254,7 @@ class FacePyramidDetector:
         min_face_px: the smallest face wanted, as the root of its box's area, in pixels of the frame.
         score: the smallest score that counts as a face; ``None``: the contract's.
         full_level: what searches whole frames with an engine; searching near known faces is always the CPU's.
-        closer: ``look_closer`` has an effect.
+        verifies: what the first look finds is looked at closer (:class:`CloserLook`): scores are means of three looks.
     """
 
     whole_frame = False
@@ -266,14 +268,14 @@ class FacePyramidDetector:
         min_face_px: int = 60,
         score: float | None = None,
         full_level: Callable[[Engine], Level] = HostLevel,
-        closer: bool = False,
+        verifies: bool = False,
     ) -> None:
         self._open_at, self._spec, self._full_level = open_at, spec, full_level
         self._scale = min(1.0, WORKING_FACE / min_face_px)
         self._smallest_px = SMALLER * min_face_px
         self._score = spec.score if score is None else score
         self._levels: dict[tuple[int, int], Level] = {}
-        self._can_look_closer = closer
+        self._verifies, self._sharp = verifies, False
         self._closer: CloserLook | None = None
         self.name = f"{spec.name}, faces from {min_face_px} px"
 
@@ -300,35 +302,56 @@ class FacePyramidDetector:
             level = self._levels[size_hw] = make(self._open_at(size_hw))
         return level
 
-    def look_closer(self) -> None:
-        """From now on the landmarks of every detected face come from closer looks too: two small inferences a face."""
-        if self._can_look_closer and self._closer is None:
+    def sharpen(self) -> None:
+        """From now on known faces are looked at closer too, for the sake of their landmarks."""
+        self._sharp = True
+
+    def _open_closer(self) -> CloserLook:
+        if self._closer is None:
             level = self._level(CLOSER_HW)
             assert isinstance(level, HostLevel)
             self._closer = CloserLook(level)
+        return self._closer
 
     def warm_up(self, height: int, width: int) -> None:
         """Open the engines that full searches of frames of this size need, so that the first frame does not wait."""
         self._level(self.size_for(height, width))
         if (coarse := self.coarse_size_for(height, width)) is not None:
             self._level(coarse)
+        if self._verifies:
+            self._open_closer()
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
-        found = self._level(self.size_for(*image_bgr.shape[:2])).look(image_bgr, self._score)
+        return self.detect_again(image_bgr, np.empty((0, 4), np.float32))
+
+    def detect_again(self, image_bgr: NDArray[np.uint8], known_xyxy: NDArray[np.float32]) -> Faces:
+        """As :meth:`detect`, for somebody who knows some faces, float32 (k, 4): a sure find in such a place is believed
+        without a closer look."""
+        worth_a_look = WORTH_A_LOOK * self._spec.score
+        least = min(self._score, worth_a_look) if self._verifies else self._score
+        found = self._level(self.size_for(*image_bgr.shape[:2])).look(image_bgr, least)
         if (coarse := self.coarse_size_for(*image_bgr.shape[:2])) is not None:
             # What the fine look can see is its own to find: the coarse one would only add false alarms.
-            large = at_least(self._level(coarse).look(image_bgr, self._score), LARGEST_FACE / 2 / self._scale)
+            large = at_least(self._level(coarse).look(image_bgr, least), LARGEST_FACE / 2 / self._scale)
             found = together(found, large)
         found = at_least(found, self._smallest_px)
-        return found if self._closer is None or found.landmarks is None else self._sharpened(image_bgr, found)
-
-    def _sharpened(self, image_bgr: NDArray[np.uint8], found: Faces) -> Faces:
-        assert self._closer is not None
-        assert found.landmarks is not None
-        landmarks, sure = found.landmarks.copy(), found.scores >= WORTH_A_LOOK * self._spec.score
-        seen = Faces(found.boxes_xyxy[sure], found.scores[sure], found.landmarks[sure])
-        landmarks[sure] = self._closer.landmarks(image_bgr, seen)
-        return Faces(found.boxes_xyxy, found.scores, landmarks)
+        if not self._verifies or found.landmarks is None:
+            return found
+        believed = found.scores >= self._score
+        believed &= (iou(found.boxes_xyxy, known_xyxy) >= KNOWN_IOU).any(axis=1) & (not self._sharp)
+        looked = ~believed & (found.scores >= worth_a_look)
+        # Who asks for less sure finds than are worth a look gets them as what they are: seen by one look of three.
+        scores, landmarks = np.where(believed, found.scores, found.scores / LOOKS), found.landmarks.copy()
+        if looked.any():
+            closer = self._open_closer().look(
+                image_bgr,
+                Faces(found.boxes_xyxy[looked], found.scores[looked], found.landmarks[looked]),
+                enough=self._score,
+            )
+            scores[looked], landmarks[looked] = closer.scores, closer.landmarks
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= self._score]
+        return Faces(found.boxes_xyxy[order], scores[order].astype(np.float32), landmarks[order])
 
     def detect_near(self, image_bgr: NDArray[np.uint8], boxes_xyxy: NDArray[np.float32]) -> Faces:
         """Faces near known ones, each searched for in a square around its last box; fewer where one is gone."""
