@@ -43,9 +43,13 @@ def test_there_is_a_recipe_for_every_network_of_the_papers() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_for_a_step(name: str, noise: Samples, slim_resemotenet, tmp_path: Path) -> None:
-    small = ["epochs=2", "batch_size=7", "init=null", "distill=null", "sizes=[]", "model.preprocess.size_hw=[64, 64]"]
+    # The last level of a pyramid would be one pixel, and torch 2.13's bf16 gradient of a convolution over that holds what
+    # its memory held before, now and then NaN.
+    side = 128 if "fpn" in load_recipe(name).model.arch else 64
+    size = f"[{side}, {side}]"
+    small = ["epochs=2", "batch_size=7", "init=null", "distill=null", "sizes=[]", f"model.preprocess.size_hw={size}"]
     if "transformer" in load_recipe(name).model.arch:
-        small.append("model_options.size_hw=[64, 64]")
+        small.append(f"model_options.size_hw={size}")
     with slim_resemotenet():
         trainer = Trainer(load_recipe(name, small), noise, noise, tmp_path)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
