@@ -43,8 +43,8 @@ def test_there_is_a_recipe_for_every_network_of_the_papers() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_for_a_step(name: str, noise: Samples, slim_resemotenet, tmp_path: Path) -> None:
-    # The last level of a pyramid would be one pixel, and torch 2.13's bf16 gradient of a convolution over that holds what
-    # its memory held before, now and then NaN.
+    # The last level of a pyramid would be one pixel, and torch 2.13's bf16 gradient of a convolution over that holds
+    # what its memory held before, now and then NaN.
     side = 128 if "fpn" in load_recipe(name).model.arch else 64
     size = f"[{side}, {side}]"
     small = ["epochs=2", "batch_size=7", "init=null", "distill=null", "sizes=[]", f"model.preprocess.size_hw={size}"]
