@@ -10,7 +10,7 @@ from edge_fer.core.bundle import Bundle, Canary
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.errors import BundleError
 from edge_fer.core.spec import AnySpec, DetectorSpec, StageSpec
-from edge_fer.runtime.detectors.face_pyramid import picture_into
+from edge_fer.runtime.detectors.pyramid_input import picture_into
 from edge_fer.runtime.preprocess import face_pixels, normalise_into
 
 

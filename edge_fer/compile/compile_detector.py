@@ -52,7 +52,7 @@ from edge_fer.core.spec import DetectorSpec
 from edge_fer.core.threads import usable_threads
 from edge_fer.data.calibration_set import CalibrationSet, open_calibration_set
 from edge_fer.models.checkpoint import DetectorCheckpoint, load_detector
-from edge_fer.runtime.detectors.face_pyramid import Decoder, suppress
+from edge_fer.runtime.detectors.places import Decoder, suppress
 
 DETECTOR_METHOD = "minmax"
 """A face is where activations peak, and every other method clips peaks for the sake of the background, which is nearly

@@ -12,7 +12,7 @@ from edge_fer.compile.canary_faces import canary_images
 from edge_fer.core.spec import DetectorSpec
 from edge_fer.data.calibration_set import CalibrationSet
 from edge_fer.data.samples import Image
-from edge_fer.runtime.detectors.face_pyramid import picture_into
+from edge_fer.runtime.detectors.pyramid_input import picture_into
 
 BATCH = 4
 

@@ -202,7 +202,7 @@ class CudaFaceKernels:
 
 class CudaDetectorKernel:
     """Makes a frame small enough for a detector, straight in its input: the pixels of
-    :func:`edge_fer.runtime.detectors.face_pyramid.picture_into`.
+    :func:`edge_fer.runtime.detectors.pyramid_input.picture_into`.
 
     Args:
         half: the detector's input is float16.

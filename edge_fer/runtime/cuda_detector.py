@@ -18,7 +18,7 @@ from edge_fer.cuda.device import DeviceBuffer, HostBuffer
 from edge_fer.cuda.face_kernels import CudaDetectorKernel
 from edge_fer.cuda.lane import Lane
 from edge_fer.cuda.pinned_pictures import PinnedPictures
-from edge_fer.runtime.detectors.face_pyramid import Decoder, suppress
+from edge_fer.runtime.detectors.places import Decoder, suppress
 
 
 class CudaLevel:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.faces import square_around
 from edge_fer.core.spec import PreprocessSpec
+from edge_fer.runtime.scratch import Scratch
 
 __all__ = ["FaceCropper", "face_pixels", "levelling", "normalise_into", "resize", "square_around", "to_colour"]
 
@@ -75,7 +76,7 @@ class FaceCropper:
         self._table = table.reshape(spec.channels, 256)
         depth = () if spec.colour == "gray" else (3,)
         self._pixels, self._plane = np.empty((*spec.size_hw, *depth), np.uint8), np.empty(spec.size_hw, np.uint8)
-        self._bordered, self._coloured = _Scratch(), _Scratch()
+        self._bordered, self._coloured = Scratch(), Scratch()
 
     def whole_into(self, out: NDArray[np.float32], image_bgr: NDArray[np.uint8]) -> None:
         """Write a frame that *is* a face crop, as evaluation does: no margin, no square."""
@@ -140,18 +141,3 @@ class FaceCropper:
         for channel, table in enumerate(self._table):
             plane = pixels if gray else cv2.extractChannel(pixels, channel, dst=self._plane)
             cv2.LUT(plane, table, dst=out[channel])
-
-
-class _Scratch:
-    """A uint8 picture of any size in memory that is kept."""
-
-    def __init__(self) -> None:
-        self._bytes = np.empty(0, np.uint8)
-
-    def take(self, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-        """(H, W) for one channel, (H, W, C) for more; valid until the next ``take``."""
-        size = height * width * channels
-        if size > len(self._bytes):
-            self._bytes = np.empty(size * 5 // 4, np.uint8)
-        shape = (height, width) if channels == 1 else (height, width, channels)
-        return self._bytes[:size].reshape(shape)

@@ -21,7 +21,7 @@ from edge_fer.core.spec import DetectorSpec, ModelSpec, PreprocessSpec
 from edge_fer.cuda.device import CudaDevice
 from edge_fer.cuda.face_kernels import CudaDetectorKernel, CudaFaceKernels, cutter
 from edge_fer.cuda.open import open_device
-from edge_fer.runtime.detectors.face_pyramid import picture_into
+from edge_fer.runtime.detectors.pyramid_input import picture_into
 from edge_fer.runtime.preprocess import FaceCropper
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "conftest.py"

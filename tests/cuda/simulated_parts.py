@@ -20,7 +20,7 @@ from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.spec import DetectorSpec, ModelSpec
 from edge_fer.cuda.device import Dim3
 from edge_fer.cuda.face_kernels import BLUE_FIRST, FACE, FORMATS, JOB, PIXEL_BYTES, cutter
-from edge_fer.runtime.detectors.face_pyramid import picture_into
+from edge_fer.runtime.detectors.pyramid_input import picture_into
 from edge_fer.runtime.postprocess import softmax_into
 from edge_fer.runtime.preprocess import FaceCropper
 

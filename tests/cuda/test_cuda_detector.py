@@ -23,6 +23,8 @@ from edge_fer.runtime.detectors.face_pyramid import FacePyramidDetector
 
 SMALLEST_PX = 80
 
+pytestmark = pytest.mark.usefixtures("averaged_at_once")
+
 
 @pytest.fixture(scope="module")
 def faces() -> Bundle:

@@ -123,6 +123,7 @@ def test_two_frames_in_flight_do_not_mix_and_a_missing_wait_shows(
         all_agree()
 
 
+@pytest.mark.usefixtures("averaged_at_once")
 def test_the_detector_s_engine_may_be_one_of_onnx_runtime_too(shipped: Bundle, machinery: Make) -> None:
     faces = open_bundle(find_bundle("edge-fer-face"))
     source = open_source(str(DEMO), pool_size=2)

@@ -34,7 +34,7 @@ from edge_fer.cuda.face_kernels import (
     load_ptx,
 )
 from edge_fer.cuda.raw_picture import Pixels
-from edge_fer.runtime.detectors.face_pyramid import picture_into
+from edge_fer.runtime.detectors.pyramid_input import picture_into
 from edge_fer.runtime.preprocess import FaceCropper, face_pixels, normalise_into, square_around
 
 ROOT = Path(__file__).resolve().parents[2]

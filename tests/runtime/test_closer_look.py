@@ -34,7 +34,7 @@ class Lamp:
     def __init__(self, spec: DetectorSpec = SPEC, *, box: tuple[float, float, float, float] | None = None) -> None:
         self.spec, self._box, self.looks = spec, box, 0
 
-    def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+    def places(self, pixels: NDArray[np.uint8], score: float) -> Faces:
         assert pixels.shape == ((SIDE, SIDE) if self.spec.colour == "gray" else (SIDE, SIDE, 3))
         self.looks += 1
         light = pixels.astype(np.float64).reshape(SIDE, SIDE, -1).mean(axis=2)
@@ -83,8 +83,8 @@ def test_what_lies_in_the_picture_is_found_where_it_lies(
 
 def test_mirrored_left_is_right() -> None:
     class Rememberer(Lamp):
-        def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
-            found = super().read(pixels, score)
+        def places(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+            found = super().places(pixels, score)
             named = np.arange(10, dtype=np.float32).reshape(1, 5, 2)
             if self.looks == 2:
                 named = named[:, [1, 0, 2, 4, 3]] * (-1, 1) + (SIDE, 0)
@@ -100,7 +100,7 @@ def test_mirrored_left_is_right() -> None:
 
 def test_somebody_else_and_nobody_count_as_looks_that_saw_nothing() -> None:
     class Blind(Lamp):
-        def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+        def places(self, pixels: NDArray[np.uint8], score: float) -> Faces:
             return Faces.empty()
 
     first = face_at(60.0, 60.0, 50.0, 10.0)

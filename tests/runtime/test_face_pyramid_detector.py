@@ -14,13 +14,9 @@ from numpy.typing import NDArray
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.faces import Faces, iou
 from edge_fer.core.spec import DetectorSpec
-from edge_fer.runtime.detectors.face_pyramid import (
-    NMS_IOU,
-    Decoder,
-    FacePyramidDetector,
-    picture_into,
-    suppress,
-)
+from edge_fer.runtime.detectors.face_pyramid import FacePyramidDetector
+from edge_fer.runtime.detectors.places import NMS_IOU, Decoder, suppress
+from edge_fer.runtime.detectors.pyramid_input import picture_into
 
 SPEC = DetectorSpec(name="white", arch="face_pyramid")
 

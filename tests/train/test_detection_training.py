@@ -17,7 +17,7 @@ from edge_fer.data.detection.compose import Picture
 from edge_fer.data.detection.labels import FaceLabels
 from edge_fer.models.checkpoint import load_detector
 from edge_fer.models.face_pyramid import FacePyramid
-from edge_fer.runtime.detectors.face_pyramid import Decoder
+from edge_fer.runtime.detectors.places import Decoder
 from edge_fer.train.detection_loop import DetectorTrainer
 from edge_fer.train.detection_loss import Targets, assign, complete_iou_loss, decode, detection_loss, places
 from edge_fer.train.detection_recipe import DetectionRecipe, load_detection_recipe

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.faces import Faces, eye_angles_deg, iou
 from edge_fer.core.spec import DetectorSpec
+from edge_fer.runtime.detectors.places import vote
 
 SIDE = 128
 """Side of the picture that is looked at, in pixels."""
@@ -23,7 +24,9 @@ FAINTEST, POINTING = 0.05, 0.25
 """The smallest score that is not counted as none, and the smallest of a look whose landmarks count."""
 SAME_FACE = 0.5
 """Overlap with the expected box below which the look found something else: the whole face around a part of it, say."""
-MOST_SHRINK = 8
+LEAST_SCALE, MOST_SHRINK = 0.25, 8
+"""A face is turned at a power of two times its size in the picture of the look, until that is this part of its own
+size: turning costs by the pixel that it makes."""
 _MIRRORED = np.array([1, 0, 2, 4, 3])
 """Landmarks are named by how they are seen: mirrored, left is right."""
 
@@ -34,8 +37,9 @@ class Reader(Protocol):
     @property
     def spec(self) -> DetectorSpec: ...
 
-    def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
-        """Faces in a picture of the input's size, uint8 (H, W) grey or (H, W, 3) BGR as the contract has it."""
+    def places(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+        """Every place that answers from ``score`` up, best first, several to a face, in a picture of the input's size:
+        uint8 (H, W) grey or (H, W, 3) BGR as the contract has it."""
         ...
 
 
@@ -84,9 +88,10 @@ class CloserLook:
         """Bring the face upright into both buffers; returns the way back, (2, 3), in OpenCV's coordinates."""
         width, height = (float(value) for value in box_xyxy[2:] - box_xyxy[:2])
         factor = FACE / max(1.0, float(np.sqrt(max(0.0, width * height))))
-        # Turned at a scale from which whole pixels are averaged: a much smaller picture of single pixels would flicker.
+        # Turned at a larger scale, from which whole pixels are averaged: a much smaller picture of single pixels would
+        # flicker.
         shrink = 1
-        while factor * shrink < 0.5 and shrink < MOST_SHRINK:
+        while factor * shrink < LEAST_SCALE and shrink < MOST_SHRINK:
             shrink *= 2
         x, y = ((box_xyxy[:2] + box_xyxy[2:]) / 2 - 0.5).tolist()
         turn = cv2.getRotationMatrix2D((x, y), angle_deg, factor * shrink)
@@ -111,9 +116,12 @@ class CloserLook:
 
     def _read(self, pixels: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32] | None]:
         """Score and landmarks of the expected face; 0 and ``None`` where it is not seen."""
-        found = self._reader.read(pixels, FAINTEST)
-        if len(found) == 0 or found.landmarks is None:
+        places = self._reader.places(pixels, FAINTEST)
+        if len(places) == 0:
             return 0.0, None
-        overlap = iou(self._expected, found.boxes_xyxy)[0]
-        best = int((overlap * found.scores).argmax())
-        return (float(found.scores[best]), found.landmarks[best]) if overlap[best] >= SAME_FACE else (0.0, None)
+        overlap = iou(self._expected, places.boxes_xyxy)[0]
+        best = int((overlap * places.scores).argmax())
+        if overlap[best] < SAME_FACE:
+            return 0.0, None
+        seen = vote(places, [best], iou(places.boxes_xyxy[best : best + 1], places.boxes_xyxy))
+        return float(seen.scores[0]), None if seen.landmarks is None else seen.landmarks[0]

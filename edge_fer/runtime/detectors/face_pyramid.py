@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
@@ -16,6 +15,8 @@ from edge_fer.core.faces import Faces, iou
 from edge_fer.core.spec import DetectorSpec
 from edge_fer.runtime.detectors.closer_look import LOOKS, CloserLook
 from edge_fer.runtime.detectors.closer_look import SIDE as CLOSER_SIDE
+from edge_fer.runtime.detectors.places import Decoder, at_least, suppress, together
+from edge_fer.runtime.detectors.pyramid_input import Shrinker, pixels_into
 
 WORKING_FACE = 20.0
 """The smallest wanted face is brought to this size (root of its box's area) at the network's input: twice the smallest
@@ -24,19 +25,12 @@ LARGEST_FACE = 220.0
 """The largest face that the network was trained on, at its input."""
 COARSE_SIDE = 224
 """Shorter side of the second, coarse look that finds larger ones; it costs a small part of the first."""
-FIELDS = 15
-NMS_IOU = 0.4
-VOTE_IOU = 0.6
-"""Boxes that overlap the best one this much are averaged into it, weighted by score: it trembles less than any of
-them."""
-MOST = 256
-"""Places that are looked at; a crowd gives a few per face."""
-LARGEST_LOG = 5.0
 NEAR_HW = (96, 96)
 """Input size of the search around a known face."""
 CLOSER_HW = (CLOSER_SIDE, CLOSER_SIDE)
-WORTH_A_LOOK = 0.5
-"""Part of the contract's score from which a find is looked at closer."""
+WORTH_A_LOOK = 0.7
+"""Part of the contract's score from which a find is looked at closer. Two closer looks hardly ever lift less than that
+over it: no face gives them much more than the score itself."""
 KNOWN_IOU = 0.5
 """Overlap with a known face from which a find is that face."""
 SAMPLES = 2
@@ -49,140 +43,6 @@ SMALLER = 0.75
 letter or a flower as often as one."""
 KEEP = 0.6
 """A known face is kept down to this part of the score that a new one needs."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a picture was laid into the network's input: ``x * scale_x``, from the upper left corner."""
-
-    scale_x: float
-    scale_y: float
-
-
-class Decoder:
-    """Raw outputs (15, places) of one input size -> faces in the input's pixels. Source: the layout of
-    :class:`edge_fer.models.face_pyramid.FacePyramid`."""
-
-    def __init__(self, spec: DetectorSpec) -> None:
-        centres, strides = [], []
-        for stride in spec.strides:
-            y, x = np.mgrid[: spec.size_hw[0] // stride, : spec.size_hw[1] // stride]
-            centres.append((np.stack([x.ravel(), y.ravel()]) + 0.5) * stride)
-            strides.append(np.full(x.size, stride))
-        self._centres = np.concatenate(centres, axis=1).astype(np.float32)
-        self._strides = np.concatenate(strides).astype(np.float32)
-        self._above = np.empty(len(self._strides), np.bool_)
-
-    def decode(self, raw: NDArray[np.float32], score: float) -> Faces:
-        """Every place from ``score`` up, best first, at most ``MOST``; not yet suppressed."""
-        np.greater_equal(raw[0], math.log(score / (1 - score)), out=self._above)
-        chosen = np.flatnonzero(self._above)
-        if len(chosen) == 0:
-            return Faces.empty()
-        chosen = chosen[np.argsort(-raw[0, chosen], kind="stable")[:MOST]]
-        found, stride, centre = raw[:, chosen], self._strides[chosen], self._centres[:, chosen]
-        middle = centre + found[1:3] * stride
-        half = np.exp(np.clip(found[3:5], -4.0, LARGEST_LOG)) * (stride / 2)
-        landmarks = centre[:, None] + found[5:].reshape(5, 2, -1).transpose(1, 0, 2) * stride
-        return Faces(
-            np.ascontiguousarray(np.concatenate([middle - half, middle + half]).T),
-            (1 / (1 + np.exp(-found[0]))).astype(np.float32),
-            np.ascontiguousarray(landmarks.transpose(2, 1, 0)),
-        )
-
-
-def suppress(faces: Faces) -> Faces:
-    """Non-maximum suppression with voting; ``faces`` are sorted, best first."""
-    if len(faces) < 2:
-        return faces
-    overlap = iou(faces.boxes_xyxy, faces.boxes_xyxy)
-    landmarks = faces.landmarks
-    free = np.ones(len(faces), np.bool_)
-    boxes, points, scores = [], [], []
-    for best in range(len(faces)):
-        if not free[best]:
-            continue
-        free &= overlap[best] < NMS_IOU
-        weight = faces.scores * (overlap[best] >= VOTE_IOU)
-        weight /= weight.sum()
-        boxes.append(weight @ faces.boxes_xyxy)
-        if landmarks is not None:
-            points.append(np.tensordot(weight, landmarks, axes=1))
-        scores.append(faces.scores[best])
-    return Faces(
-        np.asarray(boxes, np.float32),
-        np.asarray(scores, np.float32),
-        np.asarray(points, np.float32) if landmarks is not None else None,
-    )
-
-
-def at_least(faces: Faces, side_px: float) -> Faces:
-    """Those whose box has at least this side (root of its area)."""
-    large = np.sqrt((faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]).prod(axis=1)) >= side_px
-    if large.all():
-        return faces
-    landmarks = None if faces.landmarks is None else faces.landmarks[large]
-    return Faces(faces.boxes_xyxy[large], faces.scores[large], landmarks)
-
-
-def together(fine: Faces, coarse: Faces) -> Faces:
-    """Finds of two looks at one picture as one list, best first, each face once.
-
-    Half a large face may look like a face to the fine look, so what lies mostly within a surer find of the coarse one
-    goes too.
-    """
-    if len(fine) == 0 or len(coarse) == 0:
-        return coarse if len(fine) == 0 else fine
-    order = np.argsort(-np.concatenate([fine.scores, coarse.scores]), kind="stable")
-    landmarks = None
-    if fine.landmarks is not None and coarse.landmarks is not None:
-        landmarks = np.concatenate([fine.landmarks, coarse.landmarks])[order]
-    scores = np.concatenate([fine.scores, coarse.scores])[order]
-    found = suppress(Faces(np.concatenate([fine.boxes_xyxy, coarse.boxes_xyxy])[order], scores, landmarks))
-    boxes = found.boxes_xyxy
-    area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1)
-    corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    overlap = (np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner).clip(0).prod(axis=2)
-    inside = (
-        (overlap >= 0.8 * area[:, None]) & (area[:, None] < 0.5 * area[None]) & (found.scores[:, None] < found.scores)
-    )
-    keep = ~inside.any(axis=1)
-    return Faces(boxes[keep], found.scores[keep], None if found.landmarks is None else found.landmarks[keep])
-
-
-def picture_into(row: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: DetectorSpec) -> Geometry:
-    """Write a picture, made smaller or larger to fit and kept in shape, into an input row (C, H, W) of a network.
-
-    It begins at the upper left corner; what it leaves free is mid-grey.
-
-    Args:
-        image_bgr: uint8 (h, w, 3).
-    """
-    height, width = spec.size_hw
-    factor = min(height / image_bgr.shape[0], width / image_bgr.shape[1])
-    size = (max(1, round(image_bgr.shape[1] * factor)), max(1, round(image_bgr.shape[0] * factor)))
-    small = image_bgr
-    if size != image_bgr.shape[1::-1]:
-        kind = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        small = np.asarray(cv2.resize(image_bgr, size, interpolation=kind), dtype=np.uint8)
-    if spec.colour == "gray":
-        small = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
-    pixels_into(row, small, spec)
-    return Geometry(size[0] / image_bgr.shape[1], size[1] / image_bgr.shape[0])
-
-
-def pixels_into(row: NDArray[np.float32], pixels: NDArray[np.uint8], spec: DetectorSpec) -> None:
-    """Normalise pixels, (h, w) grey or (h, w, 3) BGR, into the upper left corner of an input row (C, H, W); the rest
-    becomes mid-grey."""
-    height, width = pixels.shape[:2]
-    scale, offset = np.float32(1 / (255 * spec.std)), np.float32(spec.mean / spec.std)
-    middle = np.float32((128 / 255 - spec.mean) / spec.std)
-    for channel, plane in enumerate(row):
-        place = plane[:height, :width]
-        np.multiply(pixels if pixels.ndim == 2 else pixels[..., channel], scale, out=place, casting="unsafe")
-        np.subtract(place, offset, out=place)
-        plane[height:] = middle
-        plane[:height, width:] = middle
 
 
 class Level(Protocol):
@@ -203,8 +63,7 @@ class HostLevel:
         self.engine, self.slot = engine, engine.slots[0]
         self.spec = engine.manifest.detector
         self.decoder = Decoder(self.spec)
-        self._small = np.empty((0, 0, 3), np.uint8)
-        self._gray = np.empty((0, 0), np.uint8)
+        self._shrink = Shrinker(self.spec.colour)
         self._sampled = np.empty((0, 0, 3), np.uint8)
 
     def look(self, image_bgr: NDArray[np.uint8], score: float, *, sampled: bool = False) -> Faces:
@@ -216,17 +75,12 @@ class HostLevel:
         height, width = image_bgr.shape[:2]
         factor = min(self.spec.size_hw[0] / height, self.spec.size_hw[1] / width)
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        if self._gray.shape != size[::-1]:
-            self._small, self._gray = np.empty((*size[::-1], 3), np.uint8), np.empty(size[::-1], np.uint8)
         if sampled and factor < 1 / (2 * SAMPLES):
             between = (size[0] * SAMPLES, size[1] * SAMPLES)
             if self._sampled.shape[1::-1] != between:
                 self._sampled = np.empty((*between[::-1], 3), np.uint8)
             image_bgr = cv2.resize(image_bgr, between, dst=self._sampled, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-        cv2.resize(image_bgr, size, dst=self._small, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        if self.spec.colour == "gray":
-            cv2.cvtColor(self._small, cv2.COLOR_BGR2GRAY, dst=self._gray)
-        found = self.read(self._gray if self.spec.colour == "gray" else self._small, score)
+        found = suppress(self.places(self._shrink(image_bgr, size), score))
         if len(found) == 0:
             return found
         # Each axis by its own factor: rounding the small picture's sides makes them differ a little.
@@ -234,12 +88,13 @@ class HostLevel:
         landmarks = None if found.landmarks is None else found.landmarks * back
         return Faces(found.boxes_xyxy * np.tile(back, 2), found.scores, landmarks)
 
-    def read(self, pixels: NDArray[np.uint8], score: float) -> Faces:
-        """Faces in a picture that fits the input, in its own pixels: uint8 (h, w) grey or (h, w, 3) BGR."""
+    def places(self, pixels: NDArray[np.uint8], score: float) -> Faces:
+        """Every place that answers from ``score`` up, best first, several to a face, in a picture that fits the input
+        and in its pixels: uint8 (h, w) grey or (h, w, 3) BGR."""
         pixels_into(self.slot.inputs[INPUT][0], pixels, self.spec)
         self.engine.submit(self.slot, 1)
         self.engine.wait(self.slot)
-        return suppress(self.decoder.decode(self.slot.outputs[OUTPUT][0], score))
+        return self.decoder.decode(self.slot.outputs[OUTPUT][0], score)
 
 
 class FacePyramidDetector:
