@@ -46,21 +46,30 @@ def collect(paths: Sequence[Path], splits: Sequence[str] = ()) -> list[Entry]:
         splits: only these; empty means all.
 
     Raises:
-        UsageError: a split that does not exist, or nothing to compare with nothing.
+        UsageError: a split that does not exist, or one dataset named twice.
         BadInputError: a path is no dataset.
     """
     entries = []
-    for path in paths:
+    for path, name in zip(paths, _names([split_format(path)[1] for path in paths]), strict=True):
         for record in open_reading(path).records:
             split = record.split or WHOLE
-            entries.append(
-                Entry(split if len(paths) == 1 else f"{split_format(path)[1].resolve().name}/{split}", record)
-            )
+            entries.append(Entry(split if len(paths) == 1 else f"{name}/{split}", record))
     known = tuple(dict.fromkeys(entry.split for entry in entries))
     for wanted in splits:
         if wanted not in known:
             raise UsageError(f"There is no split {wanted!r} to audit.", fix=f"Available: {', '.join(known)}.")
     return [entry for entry in entries if not splits or entry.split in splits]
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """The last part of each path, and as many before it as tell it from the others."""
+    full = [place.resolve() for place in places]
+    twice = [place for place, count in Counter(full).items() if count > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is named twice.", fix="Named once, its splits are compared.")
+    most = max(len(place.parts) for place in full)
+    named = ([Path(*place.parts[-parts:]).as_posix() for place in full] for parts in range(1, most + 1))
+    return next(names for names in named if len(set(names)) == len(names))
 
 
 def audit(

@@ -87,14 +87,23 @@ def leaked_mask(path: Path, samples: Samples) -> NDArray[np.bool_]:
     Accuracy over ``~mask`` is the de-duplicated one.
 
     Raises:
-        BadInputError: it is no audit, or none of its splits consists of just these samples.
+        BadInputError: it is no audit, none of its splits consists of just these samples, or several do (files of two
+            datasets may be named alike) and different ones of their pictures are leaked.
     """
     report = read_audit(path)
     digest = ids_digest(samples.ids)
-    for name, split in report.splits.items():
-        if digest in (split.ids_sha256, split.ids_of_the_seven_sha256):
-            leaked = frozenset(report.leaked[name])
-            return np.fromiter((id_ in leaked for id_ in samples.ids), dtype=np.bool_, count=len(samples))
+    same = [
+        name for name, split in report.splits.items() if digest in (split.ids_sha256, split.ids_of_the_seven_sha256)
+    ]
+    leaked = {frozenset(report.leaked[name]).intersection(samples.ids) for name in same}
+    if len(leaked) > 1:
+        raise BadInputError(
+            f"The audit {path} has {len(same)} splits with just these file names ({', '.join(same)}), and other "
+            "pictures are leaked in each.",
+            fix="Audit again without the splits that you do not evaluate: edge-fer data audit ... --split NAME",
+        )
+    for ids in leaked:
+        return np.fromiter((id_ in ids for id_ in samples.ids), dtype=np.bool_, count=len(samples))
     raise BadInputError(
         f"The audit {path} is about other pictures than the {len(samples)} of {samples.source}.",
         fix="Audit this very data: edge-fer data audit DATA --json audit.json",

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.labels import EMOTIONS, canonical
 from edge_fer.data.samples import Image, Samples
+from edge_fer.runtime.picture_files import read_picture
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
@@ -21,28 +21,15 @@ def read_image(path: Path) -> Image:
     """Decode one file: (H, W) uint8 for a grey file, (H, W, 3) uint8 BGR otherwise.
 
     Raises:
-        BadInputError: the file is missing, empty, or not an image.
+        BadInputError: the file is missing, empty, not an image, or larger than OpenCV decodes.
     """
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise BadInputError(f"Cannot read {path}: {error.strerror}.") from None
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if image is None:
-        raise BadInputError(f"{path} is not an image that OpenCV can decode.")
-    if image.dtype != np.uint8:
-        image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
-    if image.ndim == 3 and image.shape[2] == 4:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
-    return np.asarray(image, dtype=np.uint8)
+    return read_picture(path, grey_stays=True)
 
 
-def _class_dirs(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for child in sorted(root.iterdir()):
-        if child.is_dir() and (label := canonical(child.name)) is not None:
-            found[label] = child
-    return found
+def _class_dirs(root: Path) -> list[tuple[str, Path]]:
+    """(class, folder), sorted by folder; one class may have several folders, such as ``anger`` and ``Angry``."""
+    named = ((canonical(child.name), child) for child in sorted(root.iterdir()) if child.is_dir())
+    return [(label, folder) for label, folder in named if label is not None]
 
 
 def find_splits(root: Path) -> dict[str, Path]:
@@ -84,7 +71,7 @@ def open_class_folders(root: Path, split: str | None = None) -> Samples:
     base = splits[split]
     paths: list[Path] = []
     labels: list[int] = []
-    for label, folder in _class_dirs(base).items():
+    for label, folder in _class_dirs(base):
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 paths.append(path)

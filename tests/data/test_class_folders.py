@@ -123,3 +123,12 @@ def test_a_file_that_is_no_image_is_named_when_it_is_read(tmp_path: Path, conten
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"gone\.png"):
         read_image(tmp_path / "gone.png")
+
+
+def test_two_folders_of_one_class_are_both_read(tmp_path: Path) -> None:
+    put(tmp_path / "anger" / "a.png", GREY)
+    put(tmp_path / "angry" / "a.png", BLUE)
+    put(tmp_path / "happy" / "a.png", GREY)
+    samples = open_dataset(tmp_path)
+    assert samples.ids == ("anger/a.png", "angry/a.png", "happy/a.png")
+    assert samples.counts()["angry"] == 2

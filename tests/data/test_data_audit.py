@@ -122,3 +122,31 @@ def test_nothing_to_compare_and_nothing_to_draw_are_sentences(tmp_path: Path) ->
     put(tmp_path / "one" / "happy" / "b.png", pattern(2))
     with pytest.raises(UsageError, match="no twins to draw"):
         run(str(tmp_path / "one"), "--png", str(tmp_path / "p.png"))
+
+
+def test_two_datasets_whose_folders_are_called_alike_stay_two(tmp_path: Path) -> None:
+    for place, seed in (("fer/test", 0), ("raf/test", 50)):
+        put(tmp_path / place / "happy" / "a.png", pattern(seed))
+        put(tmp_path / place / "happy" / "shared.png", pattern(7))
+    run(str(tmp_path / "fer" / "test"), str(tmp_path / "raf" / "test"), "--json", str(tmp_path / "audit.json"))
+    report = read_audit(tmp_path / "audit.json")
+    assert report.leaked == {"fer/test/all": ("happy/shared.png",), "raf/test/all": ("happy/shared.png",)}
+
+
+def test_a_dataset_is_not_compared_with_itself(leaky: Path) -> None:
+    with pytest.raises(UsageError, match="named twice"):
+        run(str(leaky), str(leaky))
+
+
+def test_splits_of_the_same_file_names_are_told_apart_or_refused(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 50)):
+        for part, more in (("train", 100), ("test", 200)):
+            put(tmp_path / name / part / "happy" / "a.png", pattern(seed + more))
+            put(tmp_path / name / part / "sad" / "b.png", pattern(seed + more + 1))
+    put(tmp_path / "one" / "test" / "happy" / "a.png", pattern(100))  # leaked in the first dataset only
+    audit = tmp_path / "audit.json"
+    run(str(tmp_path / "one"), str(tmp_path / "two"), "--json", str(audit))
+    with pytest.raises(BadInputError, match="4 splits with just these file names"):
+        leaked_mask(audit, open_dataset(tmp_path / "one", "test"))
+    run(str(tmp_path / "two"), "--json", str(audit))
+    assert leaked_mask(audit, open_dataset(tmp_path / "two", "test")).tolist() == [False, False]

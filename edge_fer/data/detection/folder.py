@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.errors import BadInputError
+from edge_fer.runtime.picture_files import read_picture
 
 HOLDOUT_FRACTION, HOLDOUT_SALT = 0.1, "edge-fer-detector"
 """Which pictures the shipped detector never saw: recipes and evaluation must agree."""
@@ -67,14 +68,7 @@ def read_bgr(path: Path) -> NDArray[np.uint8]:
     Raises:
         BadInputError: it cannot be decoded.
     """
-    try:
-        raw = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise BadInputError(f"{path}: {error.strerror or error}.") from None
-    image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if raw.size else None
-    if image is None:
-        raise BadInputError(f"{path} is not a picture that OpenCV can decode.")
-    return np.asarray(image, dtype=np.uint8)
+    return read_picture(path)
 
 
 def to_gray(image_bgr: NDArray[np.uint8]) -> Gray:

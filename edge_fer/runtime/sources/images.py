@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.core.errors import SourceError
+from edge_fer.core.errors import BadInputError, SourceError
 from edge_fer.runtime.frames import Frame, SourceInfo
+from edge_fer.runtime.picture_files import read_picture
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp", ".tif", ".tiff"})
 
@@ -49,23 +49,13 @@ class Images:
 
     def _first_of(self, paths: list[Path]) -> NDArray[np.uint8]:
         """The first picture that can be read; when none can, the first one's error."""
-        errors: list[SourceError] = []
+        errors: list[BadInputError] = []
         for path in paths:
             try:
-                return self._load(path)
-            except SourceError as error:
+                return read_picture(path)
+            except BadInputError as error:
                 errors.append(error)
-        raise errors[0]
-
-    def _load(self, path: Path) -> NDArray[np.uint8]:
-        try:
-            data = np.fromfile(path, dtype=np.uint8)
-        except OSError as error:
-            raise SourceError(f"Cannot read {path}: {error.strerror}.") from None
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        if image is None:
-            raise SourceError(f"{path} is not a picture that OpenCV can decode.")
-        return np.asarray(image, dtype=np.uint8)
+        raise SourceError(errors[0].message)
 
     def read(self, timeout_s: float) -> Frame | None:
         self._wait()
@@ -73,8 +63,8 @@ class Images:
             index = self._next
             self._next += 1
             try:
-                image = self._load(self._paths[index])
-            except SourceError as error:
+                image = read_picture(self._paths[index])
+            except BadInputError as error:
                 self.dropped += 1
                 self._told = True
                 self.on_state(f"{error.message.rstrip('.')}; passed over")
