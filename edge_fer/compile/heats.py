@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,7 +115,9 @@ class Heats:
             attempt = failed.get(contestant.float_layers) if mixture else None
             item = accuracy.get((contestant.backend, contestant.precision)) if not mixture else None
             barred = _attempt_failed(attempt) if attempt is not None else self._lower_failed(item)
-            left = mixture and attempt is None and contestant.float_layers != current.get(DIALECTS[contestant.backend])
+            if mixture and barred is None and not current:
+                barred = "the bundle has no int8 form"
+            left = mixture and barred is None and contestant.float_layers != current.get(DIALECTS[contestant.backend])
             if not left and (contestant.backend, contestant.precision) in strayed:
                 barred = strayed[contestant.backend, contestant.precision]
             contestants.append(replace(contestant, barred=barred, left=left))
@@ -173,8 +175,10 @@ class Heats:
         """Why a half precision may not be chosen; fp32 always may."""
         if item is None or item.drop is None or item.candidate.precision == "fp32":
             return None
-        if item.drop.drop > self._request.max_drop or item.harmed:
+        if item.drop.drop > self._request.max_drop:
             return f"loses {item.drop.drop:.2f} points of top-1, and --max-drop allows {self._request.max_drop:g}"
+        if item.harmed:
+            return f"loses recall, and --max-drop allows {self._request.max_drop:g}: {_points(item.harmed)}"
         return None
 
 
@@ -183,8 +187,12 @@ def _key(item: Verified) -> tuple[str, str]:
 
 
 def _attempt_failed(attempt: AttemptReport) -> str:
-    lost = ", ".join(f"{name} {points:.1f}" for name, points in attempt.harmed_classes.items())
+    lost = _points(attempt.harmed_classes)
     return f"fails the gate: loses {attempt.drop:.2f} points of top-1" + (f", and of recall {lost}" if lost else "")
+
+
+def _points(harmed: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {points:.1f}" for name, points in harmed.items())
 
 
 __all__ = ["Heats"]

@@ -113,31 +113,41 @@ def climb(
 ) -> tuple[list[Verified], GateRecord | None, list[AttemptReport]]:
     """Hold int8 against the gate, and climb until it passes.
 
-    The forms and the files in the verifier's folder are rewritten by each rung. When no rung passes, int8 leaves the
-    bundle, unless it was asked for by name.
+    The forms and the files in the verifier's folder are rewritten by each rung. When no rung passes, or no engine here
+    computes what an int8 form says, int8 leaves the bundle, unless it was asked for by name.
 
     Args:
         verified: what every candidate gave for the first int8 form.
         inputs: faces (n, C, H, W) on which the layers to blame are found; no labels are needed for that.
 
     Raises:
-        BadInputError: int8 was asked for by name and no rung passes.
+        BadInputError: int8 was asked for by name, and no rung passes or no engine computes it.
     """
     if forms.calibration is None:
         return verified, None, []
+    if (failures := _all_failed(verified)) and not request.wants_trt:
+        sentence = f"no engine here runs the int8 form as it is written: {'; '.join(failures)}"
+        if request.precision == "int8":
+            raise BadInputError(f"{sentence}; nothing was written.", fix="Take --precision fp32, or leave it out.")
+        forms.notes.append(f"{sentence}; so the bundle has no int8 form")
+        forms.drop_int8()
+        return [item for item in verified if item.candidate.precision != "int8"], None, []
     gate = gate_record(verified, request.max_drop, applied=request.gate)
     if not gate.applied or gate.passed:
         return verified, gate, []
     attempts = [_attempt(forms, gate)]
     blamed = sensitivities(forms.models[FP32], forms.calibration, inputs, threads=usable_threads(), progress=step)
     total = len(plan_quantisation(Graph(forms.models[FP32])).layers)
-    slow = frozenset(forms.calibration.cpu_float_layers)
-    for kept in _rungs(blamed, total - len(slow)):
-        write_int8(forms, float_layers=sorted(kept), trt=request.wants_trt)
+    # Layers that the calibration names were left in floating point for a reason: a rung adds to them.
+    always = frozenset(forms.calibration.float_layers)
+    for kept in _rungs(blamed, total - len(forms.calibration.cpu_float)):
+        write_int8(forms, float_layers=sorted(always | kept), trt=request.wants_trt)
         forms.save(verifier.folder)
         int8 = [item.candidate for item in verified if item.candidate.precision == "int8"]
         others = [item for item in verified if item.candidate.precision != "int8"]
         verified = [*others, *verifier.run(int8)]
+        if _all_failed(verified):
+            continue
         gate = gate_record(verified, request.max_drop, applied=True)
         attempts.append(_attempt(forms, gate))
         if gate.passed:
@@ -163,6 +173,13 @@ def climb(
     forms.notes.append(f"{sentence}, so the bundle has no int8 form")
     forms.drop_int8()
     return [item for item in verified if item.candidate.precision != "int8"], gate, attempts
+
+
+def _all_failed(verified: list[Verified]) -> list[str]:
+    """Why each int8 engine failed, when every one did."""
+    int8 = [item for item in verified if item.candidate.precision == "int8"]
+    failures = [f"{item.candidate.label} {item.error}" for item in int8 if item.error is not None]
+    return failures if len(failures) == len(int8) else []
 
 
 def _rungs(blamed: list[Sensitivity], total: int) -> Iterator[frozenset[str]]:

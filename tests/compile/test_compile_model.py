@@ -300,6 +300,54 @@ def test_the_ladder_keeps_the_layers_to_blame_in_fp32(tiny, face_folder, tmp_pat
     assert ungated.attempts == ()
 
 
+HELD = "stages.1.0.0"
+
+
+def test_layers_that_shipped_ranges_keep_in_fp32_stay_there_on_every_rung(tiny, face_folder, tmp_path, monkeypatch):
+    path = tmp_path / "hard.safetensors"
+    save_checkpoint(path, COMPACT, OPTIONS, stretched(tiny))
+    asked = CompileRequest(
+        checkpoint=path,
+        out=tmp_path / "first",
+        precision="int8",
+        calibration=face_folder,
+        method="minmax",
+        data=face_folder,
+        gate=False,
+        backend="onnxruntime",
+        build=False,
+    )
+    compile_model(asked)
+    shipped = read_calibration(tmp_path / "first" / "calibration.json").model_copy(update={"float_layers": (HELD,)})
+    monkeypatch.setattr("edge_fer.compile.forms.shipped_ranges", lambda spec, model: shipped)
+    report = compile_model(replace(asked, calibration=None, method=None, gate=True, max_drop=3.0, out=tmp_path / "second"))
+    assert len(report.attempts) > 1
+    assert all(HELD in attempt.float_layers for attempt in report.attempts)
+    assert HELD in read_calibration(tmp_path / "second" / "calibration.json").float_layers
+
+
+def test_int8_that_no_engine_here_computes_leaves_the_bundle_or_is_refused(
+    tiny_checkpoint, face_folder, tmp_path, monkeypatch
+):
+    """Every engine is made to miss: no gap is small enough."""
+    monkeypatch.setitem(CEILING, "int8", -1.0)
+    asked = CompileRequest(
+        checkpoint=tiny_checkpoint,
+        out=tmp_path / "out",
+        precision="int8",
+        calibration=face_folder,
+        data=face_folder,
+        build=False,
+    )
+    with pytest.raises(BadInputError, match=r"no engine here runs the int8 form.*onnxruntime int8.*openvino int8"):
+        compile_model(asked)
+    assert not (tmp_path / "out").exists()
+    report = compile_model(replace(asked, precision=None, build=True))
+    assert report.precisions == ("fp32",)
+    assert any("the bundle has no int8 form" in note for note in report.notes)
+    assert {trial.why for trial in report.ladder.trials if trial.precision == "int8"} == {"the bundle has no int8 form"}
+
+
 def test_when_no_rung_passes_int8_by_name_is_refused_and_the_default_has_none(tiny, face_folder, tmp_path, monkeypatch):
     path = tmp_path / "hard.safetensors"
     save_checkpoint(path, COMPACT, OPTIONS, stretched(tiny))
