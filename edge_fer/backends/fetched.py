@@ -6,6 +6,7 @@ Nothing is fetched unless ``edge-fer fetch`` is run.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.request
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_fer.core.errors import BadInputError, DeviceError, UsageError
-from edge_fer.core.files import sha256_file
+from edge_fer.core.files import check_writable, describe_os_error, sha256_file
 
 CHUNK = 1 << 16
 TIMEOUT_S = 30.0
@@ -137,7 +138,11 @@ def download(
         DeviceError: the address cannot be reached, or the connection broke.
         BadInputError: what came is not the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+    except OSError as error:
+        raise describe_os_error(error, path) from None
     digest, size = hashlib.sha256(), 0
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as part:
         try:
@@ -158,7 +163,8 @@ def download(
                 )
             part.close()
             Path(part.name).replace(path)
-        except OSError as error:  # URLError, time-outs and broken connections are all of this class
+        # URLError, time-outs and broken connections are OSErrors; answers that are not HTTP, or end early, are not.
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise DeviceError(f"{address} could not be read: {reason}.", fix=instead) from None
         finally:

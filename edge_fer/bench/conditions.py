@@ -74,7 +74,12 @@ def energy_joules(root: Path = _SYSTEM) -> float | None:
     The counter is the whole package's: other programs' work is in it. It wraps after hours, so a difference may be
     negative once and must then be thrown away.
     """
-    found = _numbers(root, "sys/class/powercap/intel-rapl:[0-9]/energy_uj")
+    found: list[float] = []
+    for zone in root.glob("sys/class/powercap/intel-rapl:*"):
+        with contextlib.suppress(OSError):
+            # Beside the packages there may be the whole platform ("psys"), which holds them, and their parts.
+            if (zone / "name").read_text(encoding="ascii", errors="replace").startswith("package"):
+                found += _numbers(zone, "energy_uj")
     return sum(found) / 1e6 if found else None
 
 

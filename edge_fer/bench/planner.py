@@ -78,9 +78,14 @@ class PlanReport(Frozen):
         if self.check is not None:
             found.append(
                 f"Tried in the loop for {self.check.seconds:.0f} s with {faces} a frame, "
-                f"{1e3 / self.budget_ms:.3g} frames a second: {_tried(self.check)}."
+                f"{_camera_fps(self.budget_ms):.3g} frames a second: {_tried(self.check)}."
             )
         return (*found, *self.problems)
+
+
+def _camera_fps(budget_ms: float) -> float:
+    """Of the camera at whose pace a choice is tried."""
+    return min(FASTEST_CAMERA, 1e3 / budget_ms)
 
 
 def _tried(check: CameraResult) -> str:
@@ -267,7 +272,7 @@ def _name(setup: Setup) -> str:
 def _camera(setup: Setup, report: PlanReport, clip: Path, min_face: int) -> CameraPlan:
     return CameraPlan(
         seconds=CHECK_S,
-        fps=min(FASTEST_CAMERA, 1e3 / report.budget_ms),
+        fps=_camera_fps(report.budget_ms),
         clip=str(clip),
         engine=setup.engine.engine,
         backend=setup.engine.backend,

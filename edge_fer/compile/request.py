@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_fer.backends.registry import BACKENDS, installed_version, require
 from edge_fer.compile.calibrate import check_method
 from edge_fer.core.errors import DeviceError, UsageError
+from edge_fer.core.files import check_out_folder
 from edge_fer.core.manifest import MANIFEST
 from edge_fer.models.checkpoint import ContractOverrides
 
@@ -116,10 +117,9 @@ def check_out(out: Path) -> None:
     """A bundle replaces its folder as a whole, so that must not hold anything else.
 
     Raises:
-        UsageError: ``out`` is a file, or a folder that is no bundle.
+        UsageError: ``out`` is a file, a folder that is no bundle, or the current one.
     """
-    if out.is_file():
-        raise UsageError(f"{out} is a file; --out names the bundle's folder.")
+    check_out_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise UsageError(
             f"{out} holds other things, and a bundle replaces its folder.", fix="Name a new folder with --out."

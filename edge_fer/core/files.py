@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from edge_fer.core.errors import BadInputError, BundleError, DeviceError
+from edge_fer.core.errors import BadInputError, BundleError, DeviceError, UsageError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,6 +62,21 @@ def check_writable(*paths: Path | None) -> None:
             raise describe_os_error(error, path) from None
 
 
+def check_out_folder(out: Path) -> None:
+    """See that a folder which will be replaced as a whole is not the one that we stand in, or a file.
+
+    Raises:
+        UsageError: it is.
+    """
+    if out.is_file():
+        raise UsageError(f"{out} is a file; --out names a folder.")
+    if out.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise UsageError(
+            f"--out {out} is the folder that you are in, or lies above it, and would be replaced as a whole.",
+            fix="Name a new folder.",
+        )
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its name on success and vanishes on any error.
@@ -88,6 +103,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that replaces it on success; on any error ``path`` stays untouched."""
     temporary = None
+    path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -95,9 +111,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.replace(retired / path.name)
-            temporary.replace(path)
-            shutil.rmtree(retired, ignore_errors=True)
+            old = retired / path.name
+            try:
+                path.replace(old)
+                temporary.replace(path)
+            except OSError:
+                if old.exists():
+                    old.replace(path)
+                raise
+            finally:
+                shutil.rmtree(retired, ignore_errors=True)
         else:
             temporary.replace(path)
     except OSError as error:

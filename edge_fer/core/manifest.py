@@ -152,7 +152,7 @@ class _OfModel(Frozen):
         if not isinstance(self.model, ModelSpec):
             raise UsageError(
                 f"{self.model.name} is a face detector, not an expression network.",
-                fix=f"Use it with: edge-fer run --detector {self.model.name}",
+                fix="Use it with: edge-fer run --detector edge-fer-face, or =FOLDER after it for one of your own.",
             )
         return self.model
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_fer import __version__
 from edge_fer.core.errors import BadInputError, UsageError
-from edge_fer.core.files import atomic_folder, sha256_file
+from edge_fer.core.files import atomic_folder, check_out_folder, sha256_file
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.data.class_folders import read_image
 from edge_fer.data.cut_journal import Job, Outcome, cut_all
@@ -115,7 +115,8 @@ def prepare(
         UsageError: ``out`` exists and is something else.
         EdgeFerError: what reading, cutting and writing raise.
     """
-    work_key, key = _keys(recipe, collected.jobs)
+    check_out_folder(out)
+    work_key, key = _keys(recipe, collected.jobs, progress)
     if out.exists() and not _replaceable(out, key, fresh):
         return read_summary(out)
     work = out.with_name(f"{out.name}.partial")
@@ -165,20 +166,34 @@ def _replaceable(out: Path, key: str, fresh: bool) -> bool:
     return False
 
 
-def _keys(recipe: PrepareRecipe, jobs: Sequence[Job]) -> tuple[str, str]:
-    """(key of the cutting, key of everything): the cut faces depend on neither seed nor split."""
+def _keys(recipe: PrepareRecipe, jobs: Sequence[Job], progress: Progress | None) -> tuple[str, str]:
+    """(key of the cutting, key of everything): the cut faces depend on neither seed nor split.
+
+    Pictures count by their content: a box, a label or a file that was mended makes another dataset.
+    """
     digest = hashlib.sha256(f"1:{__version__}".encode())
     cutting = recipe.model_dump_json(include={"detect", "crop", "quality", "image"})
     digest.update(cutting.encode())
     model = recipe.detect.detector.partition("=")[2]
-    if model and Path(model).is_file():
-        digest.update(sha256_file(Path(model)).encode())
-    for job in jobs:
-        picture = job.record.picture
-        size = picture.stat().st_size if isinstance(picture, Path) and picture.exists() else 0
-        digest.update(f"{job.key}:{job.label}:{job.faces}:{size}\n".encode())
+    if model:
+        for file in sorted(Path(model).rglob("*")) if Path(model).is_dir() else [Path(model)]:
+            digest.update(_content(file).encode())
+    for done, job in enumerate(jobs, start=1):
+        record = job.record
+        told = f"{job.key}:{job.label}:{job.faces}:{record.box}:{record.subject}:{_content(record.picture)}\n"
+        digest.update(told.encode())
+        if progress is not None and (done % 500 == 0 or done == len(jobs)):
+            progress("Looking for changes", done, len(jobs))
     work = digest.hexdigest()
     return work, hashlib.sha256(f"{work}:{recipe.model_dump_json()}".encode()).hexdigest()
+
+
+def _content(picture: Path | Image) -> str:
+    """SHA-256 of a file or of pixels; nothing for a file that cannot be read, which the cutting will tell."""
+    try:
+        return sha256_file(picture) if isinstance(picture, Path) else hashlib.sha256(picture.tobytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _groups(

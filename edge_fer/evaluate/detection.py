@@ -39,12 +39,14 @@ class Matched:
     Attributes:
         scores: float32 (d,), of detections that count, best first.
         hit: int64 (d,): row of the face that each found, or -1 for a false alarm.
+        index: int64 (d,): row of each among the picture's detections.
         faces: how many faces were to be found.
         landmark_error: float32 (h,): for each hit with landmarks, in order, the mean distance over the eye distance.
     """
 
     scores: NDArray[np.float32]
     hit: NDArray[np.int64]
+    index: NDArray[np.int64]
     faces: int
     landmark_error: NDArray[np.float32]
 
@@ -57,7 +59,7 @@ def match(found: Faces, truth: Truth, threshold: float = MATCH_IOU) -> Matched:
     order = np.argsort(-found.scores, kind="stable")
     overlap = iou(found.boxes_xyxy, truth.boxes_xyxy)
     free = ~truth.ignore
-    scores, hit, errors = [], [], []
+    scores, hit, index, errors = [], [], [], []
     for i in order:
         candidates = np.where(free, overlap[i], 0.0)
         best = int(candidates.argmax()) if len(candidates) else -1
@@ -65,14 +67,17 @@ def match(found: Faces, truth: Truth, threshold: float = MATCH_IOU) -> Matched:
             free[best] = False
             scores.append(found.scores[i])
             hit.append(best)
+            index.append(int(i))
             if found.landmarks is not None and truth.landmarks is not None:
                 errors.append(landmark_error(found.landmarks[i], truth.landmarks[best]))
         elif not _in_ignored(found.boxes_xyxy[i], truth):
             scores.append(found.scores[i])
             hit.append(-1)
+            index.append(int(i))
     return Matched(
         np.asarray(scores, np.float32),
         np.asarray(hit, np.int64),
+        np.asarray(index, np.int64),
         int((~truth.ignore).sum()),
         np.asarray(errors, np.float32),
     )

@@ -134,7 +134,7 @@ def _from(matched: Matched, score: float) -> Matched:
     errors = matched.landmark_error
     if len(errors):
         errors = errors[keep[hits]]
-    return Matched(matched.scores[keep], matched.hit[keep], matched.faces, errors)
+    return Matched(matched.scores[keep], matched.hit[keep], matched.index[keep], matched.faces, errors)
 
 
 def rows_as_json(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -163,12 +163,7 @@ def draw_mistakes(
         misses += [
             (picture, picture.boxes_xyxy[i], (0, 200, 0)) for i in np.flatnonzero(~picture.ignore) if int(i) not in hit
         ]
-        counted = {float(s) for s in result.scores[result.hit < 0]}
-        alarms += [
-            (picture, box, (0, 0, 220))
-            for box, value in zip(sure.boxes_xyxy, sure.scores, strict=True)
-            if float(value) in counted
-        ]
+        alarms += [(picture, sure.boxes_xyxy[i], (0, 0, 220)) for i in result.index[result.hit < 0]]
     tiles = [_tile(*item) for item in (*misses[:limit], *alarms[:limit])]
     if not tiles:
         tiles = [np.full((TILE, TILE, 3), 255, np.uint8)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import csv
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from edge_fer.models.registry import build_model
 from edge_fer.train.detection_loss import Targets, decode, detection_loss, pair_iou, places
 from edge_fer.train.detection_recipe import DetectionRecipe
 from edge_fer.train.optim import build_optimizers, cosine_factor
+from edge_fer.train.resuming import FIX, arrays_sha256, read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class CompositeStream(IterableDataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         boxes[:n], landmarks[:n] = composite.boxes_xyxy, composite.landmarks
         kind[:n] = np.where(composite.ignore, -1, 1)
         return composite.gray[None], boxes, landmarks, kind
+
+
+def _arrays(picture: Picture) -> tuple[NDArray[Any], ...]:
+    return picture.gray, picture.labels.boxes_xyxy, picture.labels.scores, picture.labels.landmarks
 
 
 def stack(
@@ -120,6 +125,9 @@ class DetectorTrainer:
             scenes[cut_scenes:], faces[cut_faces:], small_faces[cut_small:], recipe.compose, self.weights[cut_scenes:]
         )
         self.validation = Compositor(scenes[:cut_scenes], faces[:cut_faces], small_faces[:cut_small], recipe.compose)
+        self.data_sha256 = arrays_sha256(
+            *(array for picture in (*scenes, *faces, *small_faces) for array in _arrays(picture))
+        )
         self.centres, self.strides = places(recipe.compose.size, recipe.compose.size, self.device)
         self.epoch, self.step = 0, 0
         self.log: list[DetectionEpochLog] = []
@@ -145,27 +153,22 @@ class DetectorTrainer:
             "epoch": self.epoch,
             "step": self.step,
             "recipe": self.recipe.model_dump_json(),
+            "data_sha256": self.data_sha256,
             "log": [asdict(row) for row in self.log],
         }
-        with atomic_file(self.out / "state.pt") as temporary:
-            torch.save(state, temporary)
+        write_state(self.out, state)
 
     def resume(self) -> bool:
         """Continue from ``state.pt`` in the output folder; ``False`` when there is none.
 
         Raises:
-            CheckpointError: the state is damaged, or belongs to another recipe.
+            CheckpointError: the state is damaged, or belongs to another recipe or other data.
         """
-        path = self.out / "state.pt"
-        if not path.exists():
+        state = read_state(self.out, self.data_sha256)
+        if state is None:
             return False
-        fix = "Choose another --out, or start again with --fresh."
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"The state {path} cannot be read: {error}.", fix=fix) from None
         if state["recipe"] != self.recipe.model_dump_json():
-            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=fix)
+            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=FIX)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

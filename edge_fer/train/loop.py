@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +28,7 @@ from edge_fer.train.distill import Teachers, distillation_loss
 from edge_fer.train.losses import build_loss, over_heads
 from edge_fer.train.optim import build_optimizers, freeze, rate_factor
 from edge_fer.train.recipe import Recipe
+from edge_fer.train.resuming import FIX, arrays_sha256, read_state, write_state
 from edge_fer.train.temperature import best_temperature, scale_logits
 
 Batches = Callable[[int, int], None]
@@ -99,6 +99,7 @@ class Trainer:
         self.teachers = Teachers(recipe.distill, recipe.model, self.device) if recipe.distill is not None else None
         self.pixels, self.val_pixels = load_pixels(train, recipe), load_pixels(validation, recipe)
         self.labels, self.val_labels = torch.from_numpy(train.labels), torch.from_numpy(validation.labels)
+        self.data_sha256 = arrays_sha256(self.pixels, self.labels, self.val_pixels, self.val_labels)
         classes = len(recipe.model.labels)
         self.self_targets = torch.full((len(train), classes), 1.0 / classes)
         self.seen = torch.zeros(len(train), dtype=torch.bool)
@@ -122,28 +123,23 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "recipe": self.recipe.model_dump_json(),
+            "data_sha256": self.data_sha256,
             "log": [asdict(row) for row in self.log],
         }
-        with atomic_file(self.out / "state.pt") as temporary:
-            torch.save(state, temporary)
+        write_state(self.out, state)
 
     def resume(self) -> bool:
         """Continue from ``state.pt`` in the output folder; ``False`` when there is none.
 
         Raises:
-            CheckpointError: the state is damaged, or belongs to another recipe.
+            CheckpointError: the state is damaged, or belongs to another recipe or other data.
         """
-        path = self.out / "state.pt"
-        if not path.exists():
+        state = read_state(self.out, self.data_sha256)
+        if state is None:
             return False
-        fix = "Choose another --out, or start again with --fresh."
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"The state {path} cannot be read: {error}.", fix=fix) from None
         # Compared as recipes, not as texts: a key that has come since then has its default in an older state.
         if Recipe.model_validate_json(state["recipe"]) != self.recipe:
-            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=fix)
+            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=FIX)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

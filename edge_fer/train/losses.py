@@ -37,7 +37,8 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> T
         logits, targets: float (n, classes); the targets' rows sum to 1.
     """
     logarithms = functional.log_softmax(logits, dim=1)
-    easy = 1 - logarithms.exp()
+    # Not quite zero: the slope of 0 ** gamma is infinite below gamma 1, and infinity times nothing is no number.
+    easy = (1 - logarithms.exp()).clamp_min(1e-6)
     return -alpha * (targets * easy.pow(gamma) * logarithms).sum(dim=1).mean()
 
 

@@ -105,6 +105,31 @@ def test_no_network_is_one_sentence_with_the_way_around(store: Path, monkeypatch
     assert "--detector thing=FILE" in str(caught.value)
 
 
+def test_an_answer_that_is_not_http_is_one_sentence(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as caller:
+                caller.recv(1 << 16)
+                caller.sendall(b"220 mail.example.org ready\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setitem(FILES, "thing", remote(f"http://127.0.0.1:{server.getsockname()[1]}/x.onnx"))
+        with pytest.raises(DeviceError, match="could not be read"):
+            fetched.fetch("thing")
+    assert list(store.iterdir()) == []
+
+
+def test_a_place_that_takes_no_files_is_one_sentence(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EDGE_FER_FETCHED", str(tmp_path / "file" / "below"))
+    monkeypatch.setitem(FILES, "thing", remote(f"{address}/thing.onnx"))
+    with pytest.raises(BadInputError, match=r"Not a directory|File exists"):
+        fetched.fetch("thing")
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_the_command_says_licence_source_and_how_to_use_it(
     name: str, address: str, store: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,14 +40,19 @@ def test_the_hottest_sensor_of_the_processor_counts_and_no_disk_does(tmp_path: P
     assert temperature_c(tmp_path) == 55.5
 
 
-def test_energy_adds_the_packages_and_not_their_parts(tmp_path: Path) -> None:
+def test_energy_adds_the_packages_but_not_their_parts_nor_the_platform_that_holds_them(tmp_path: Path) -> None:
     assert energy_joules(tmp_path) is None
     lay(
         tmp_path,
         **{
+            "sys__class__powercap__intel-rapl:0__name": "package-0\n",
             "sys__class__powercap__intel-rapl:0__energy_uj": "1500000\n",
+            "sys__class__powercap__intel-rapl:1__name": "package-1\n",
             "sys__class__powercap__intel-rapl:1__energy_uj": "500000\n",
+            "sys__class__powercap__intel-rapl:0:0__name": "core\n",
             "sys__class__powercap__intel-rapl:0:0__energy_uj": "900000\n",
+            "sys__class__powercap__intel-rapl:2__name": "psys\n",
+            "sys__class__powercap__intel-rapl:2__energy_uj": "7000000\n",
         },
     )
     assert energy_joules(tmp_path) == 2.0

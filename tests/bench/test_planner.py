@@ -108,11 +108,11 @@ def test_a_choice_fits_and_nothing_that_fits_is_clearly_more_accurate(
     assert all((way.top1 or 0) <= (setup.engine.top1 or 0) + 0.00501 for way in ways if fits(way))
 
 
-def tried(*drops: int) -> tuple[PlanReport, list[CameraPlan]]:
+def tried(*drops: int, budget_ms: float = 33.0, ms: float = 12.0) -> tuple[PlanReport, list[CameraPlan]]:
     """The planner's trial with a loop that drops so many of 180 frames, run by run."""
-    setups = rank_setups([engine(12.0)], [detector(20.0)], budget_ms=33.0, faces=4)
+    setups = rank_setups([engine(ms)], [detector(20.0 * ms / 12.0)], budget_ms=budget_ms, faces=4)
     report = PlanReport(
-        budget_ms=33.0,
+        budget_ms=budget_ms,
         faces=4,
         min_accuracy=None,
         setup=setups[0],
@@ -137,6 +137,13 @@ def test_a_choice_that_loses_frames_is_put_aside_for_a_cheaper_one() -> None:
     assert "60 of 180 frames dropped" in report.problems[0]
     assert {plan.fps for plan in asked} == {1e3 / 33}
     assert any("1 of 180 frames dropped" in sentence for sentence in report.why())
+
+
+def test_the_rate_that_is_told_is_the_one_that_was_tried() -> None:
+    report, asked = tried(0, budget_ms=2.0, ms=0.5)
+    assert asked[0].fps == 240
+    assert any("240 frames a second" in sentence for sentence in report.why())
+    assert not any("500 frames a second" in sentence for sentence in report.why())
 
 
 def test_when_nothing_keeps_up_the_best_is_written_and_called_that() -> None:

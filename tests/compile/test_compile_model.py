@@ -320,7 +320,9 @@ def test_layers_that_shipped_ranges_keep_in_fp32_stay_there_on_every_rung(tiny, 
     compile_model(asked)
     shipped = read_calibration(tmp_path / "first" / "calibration.json").model_copy(update={"float_layers": (HELD,)})
     monkeypatch.setattr("edge_fer.compile.forms.shipped_ranges", lambda spec, model: shipped)
-    report = compile_model(replace(asked, calibration=None, method=None, gate=True, max_drop=3.0, out=tmp_path / "second"))
+    report = compile_model(
+        replace(asked, calibration=None, method=None, gate=True, max_drop=3.0, out=tmp_path / "second")
+    )
     assert len(report.attempts) > 1
     assert all(HELD in attempt.float_layers for attempt in report.attempts)
     assert HELD in read_calibration(tmp_path / "second" / "calibration.json").float_layers

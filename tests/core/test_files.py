@@ -59,6 +59,26 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    replace = Path.replace
+
+    def refuse(self: Path, goal: Path) -> Path:
+        if (self / "new.txt").exists():
+            raise PermissionError(13, "held by another program")
+        return replace(self, goal)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(DeviceError, match="No permission"), atomic_folder(target) as temporary:
+        (temporary / "new.txt").write_text("new")
+    assert (target / "old.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "."])
 def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match="outside itself"):

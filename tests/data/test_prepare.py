@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -338,12 +339,53 @@ def test_a_finished_dataset_is_not_made_twice_and_never_replaced_unasked(tmp_pat
     assert (mine / "holiday.png").exists()
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_picture_that_changed_within_its_size_makes_another_dataset(
+    tmp_path: Path, tree: Path, at_once: bool
+) -> None:
+    """Its bytes count, not its length or its date."""
+    recipe = write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}])
+    arguments = ("--config", str(recipe), "--out", str(tmp_path / "out"), "--workers", "1")
+    run(*arguments)
+    picture = next((tree / "happy").iterdir())
+    raw, then = bytearray(picture.read_bytes()), picture.stat()
+    raw[-20] ^= 1
+    picture.write_bytes(raw)
+    if at_once:
+        os.utime(picture, ns=(then.st_atime_ns, then.st_mtime_ns))
+    with pytest.raises(UsageError, match="from pictures that have changed since"):
+        run(*arguments)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"box": (0.0, 0.0, 0.5, 0.5)}, {"subject": "her"}, {"picture": np.ones((48, 48), np.uint8)}]
+)
+def test_what_is_known_of_a_picture_is_part_of_the_key(tmp_path: Path, tree: Path, changed: dict[str, object]) -> None:
+    recipe, beside = load_recipe(str(write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}])))
+    collected = collect(recipe, beside)
+    prepare(recipe, collected, tmp_path / "out", workers=1)
+    first, *rest = collected.jobs
+    other = replace(collected, jobs=(replace(first, record=replace(first.record, **changed)), *rest))
+    with pytest.raises(UsageError, match="from pictures that have changed since"):
+        prepare(recipe, other, tmp_path / "out", workers=1)
+
+
+def test_the_current_folder_is_never_replaced(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", "..", str(tmp_path / "here")):
+        with pytest.raises(UsageError, match="the folder that you are in"):
+            run("--config", str(recipe), "--out", out, "--workers", "1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "here", "r.yaml"]
+
+
 def test_unfinished_work_of_another_recipe_is_not_mixed_in(tmp_path: Path, tree: Path) -> None:
     path = write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}])
     recipe, beside = load_recipe(str(path))
 
     def stop(what: str, done: int, _total: int) -> None:
-        if done >= 16:
+        if what.startswith("Cutting") and done >= 16:
             raise StopError
 
     with pytest.raises(StopError):

@@ -64,7 +64,10 @@ def test_landmark_errors_are_in_eye_distances() -> None:
 
 
 def test_the_operating_point_leaves_as_many_alarms_as_allowed() -> None:
-    pictures = [Matched(np.float32([s]), np.array([-1]), 0, np.zeros(0, np.float32)) for s in (0.2, 0.5, 0.8, 0.9)]
+    pictures = [
+        Matched(np.float32([s]), np.array([-1]), np.array([0]), 0, np.zeros(0, np.float32))
+        for s in (0.2, 0.5, 0.8, 0.9)
+    ]
     for allowed in range(5):
         assert false_alarms(pictures, score_for_alarms(pictures, allowed / 4)) == allowed
 
@@ -83,6 +86,7 @@ def test_average_precision_is_the_area_under_the_highest_precision_from_each_rec
     result = Matched(
         np.float32([score for score, _ in finds]),
         np.array([i if hit else -1 for i, (_, hit) in enumerate(finds)]),
+        np.arange(len(finds)),
         count,
         np.zeros(0, np.float32),
     )
@@ -112,6 +116,12 @@ def shown(*boxes: tuple[float, float, float, float]) -> Shown:
     array = np.array(boxes, np.float32).reshape(-1, 4)
     points = np.tile(array[:, None, :2], (1, 5, 1))
     return Shown("x", np.zeros((64, 64, 3), np.uint8), array, points, np.zeros(len(array), np.bool_))
+
+
+def test_a_hit_with_the_score_of_a_false_alarm_is_not_drawn_as_one(tmp_path: Path) -> None:
+    """Haar gives every face the same score."""
+    found = faces((10, 10, 30, 30, 1.0), (40, 40, 60, 60, 1.0))
+    assert draw_mistakes(tmp_path / "m.png", [shown((10, 10, 30, 30))], [found], 0.5) == (0, 1)
 
 
 def test_the_suite_gives_a_row_per_kind_and_detector_and_draws_the_mistakes(tmp_path: Path) -> None:

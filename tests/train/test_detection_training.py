@@ -136,6 +136,8 @@ def test_a_few_epochs_lower_the_loss_and_an_interrupted_run_ends_the_same(tmp_pa
     with pytest.raises(CheckpointError, match=r"belong to another network.*size mismatch"):
         wider = recipe(1).model_copy(update={"model_options": {"widths": [8, 8, 12, 12], "neck": 16}})
         DetectorTrainer(wider, scenes, faces, [], tmp_path / "y", workers=0, init=found.model.state_dict())
+    with pytest.raises(CheckpointError, match="begun with other data"):
+        DetectorTrainer(recipe(3), scenes[::-1], faces, [], tmp_path / "whole", workers=0).resume()
     with pytest.raises(CheckpointError, match="another recipe"):
         DetectorTrainer(recipe(4), scenes, faces, [], tmp_path / "whole", workers=0).resume()
 

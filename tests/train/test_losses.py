@@ -35,9 +35,10 @@ def test_focal_loss_without_focus_is_cross_entropy() -> None:
     torch.testing.assert_close(build_loss(LossSpec())(logits, targets), functional.cross_entropy(logits, targets))
 
 
-def test_focal_loss_stays_finite_for_a_certain_network() -> None:
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_stays_finite_for_a_certain_network(gamma: float) -> None:
     logits = torch.tensor([[1000.0, -1000.0]], requires_grad=True)
-    focal_loss(logits, torch.tensor([[1.0, 0.0]]), 0.25, 2.0).backward()
+    focal_loss(logits, torch.tensor([[1.0, 0.0]]), 0.25, gamma).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 

@@ -92,6 +92,18 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
         Trainer(small("epochs=3"), samples, samples, tmp_path).resume()
 
 
+def test_a_state_of_other_data_is_refused(tmp_path: Path) -> None:
+    """Also where it has as many pictures: self-targets are remembered by number, and held-out ones were not seen."""
+    samples = pictures(4)
+    order = list(range(len(samples)))
+    Trainer(small("epochs=2"), samples, samples, tmp_path).run_epoch()
+    with pytest.raises(CheckpointError, match="begun with other data"):
+        Trainer(small("epochs=2"), samples.select([*order[1:], order[0]]), samples, tmp_path).resume()
+    with pytest.raises(CheckpointError, match="begun with other data"):
+        Trainer(small("epochs=2"), samples, samples.select(order[1:]), tmp_path).resume()
+    assert Trainer(small("epochs=2"), samples, samples, tmp_path).resume()
+
+
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     samples = pictures(4)
     trainer = Trainer(small("epochs=2"), samples, samples, tmp_path)
