@@ -30,6 +30,7 @@ from edge_fer.core.errors import BundleError, DeviceError, DeviceMemoryError, Us
 from edge_fer.core.files import atomic_file
 from edge_fer.core.manifest import MANIFEST
 from edge_fer.core.spec import Frozen
+from edge_fer.core.threads import check_threads
 
 PROBE_TIMEOUT_S = 300
 
@@ -102,6 +103,9 @@ def choose(
         DeviceError: the backend that was asked for has no package, driver or device here, or every candidate failed;
             the message gives each reason. A ``DeviceMemoryError`` where all of them are that.
     """
+    check_threads(threads)
+    if precision not in (known := ("auto", "fp32", "bf16", "fp16", "int8")):
+        raise UsageError(f"Unknown precision {precision!r}.", fix=f"Known: {', '.join(known)}.")
     if backend != "auto":
         require(backend)
     pairs = candidates(bundle, backend, precision)

@@ -31,10 +31,21 @@ NETWORKS: dict[str, str] = {
 ``yunet=FILE.onnx`` and ``mtcnn=FILE.whl`` another file than the fetched one."""
 
 
+def check_detector(text: str) -> None:
+    """See that there is a detector of this name; whether it can be opened is not tried.
+
+    Raises:
+        UsageError: there is not.
+    """
+    known = sorted((*NETWORKS, *DETECTORS))
+    if (name := text.partition("=")[0]) not in known:
+        raise UsageError(f"Unknown detector {name!r}.", fix=f"Known: {', '.join(known)}.")
+
+
 def open_face_detector(
     text: str,
     *,
-    min_face_px: int = 60,
+    min_face_px: int | None = 60,
     score: float | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -47,7 +58,7 @@ def open_face_detector(
     ``mtcnn=FILE.whl``, or what :func:`edge_fer.runtime.detectors.base.open_detector` opens.
 
     Args:
-        min_face_px: the smallest face wanted, in pixels of the frame.
+        min_face_px: the smallest face wanted, in pixels of the frame; ``None``: a share of each picture's height.
         score: the smallest accepted score; ``None``: the detector's own.
         backend, precision, threads: of the engines; for detectors that run on none they must be ``auto``.
         gpu: search whole frames there, ``edge-fer-face`` and ``yunet`` from the pinned frame on; of ``mtcnn`` only
@@ -57,10 +68,9 @@ def open_face_detector(
         UsageError: unknown name, or an option that does not apply.
         EdgeFerError: the bundle is damaged, or nothing here can run it.
     """
+    check_detector(text)
     name, _, path = text.partition("=")
     if name not in NETWORKS:
-        if name not in DETECTORS:
-            raise UsageError(f"Unknown detector {name!r}.", fix=f"Known: {', '.join(sorted((*NETWORKS, *DETECTORS)))}.")
         if gpu is not None:
             raise UsageError(
                 f"The detector {name} does not run on the GPU.",

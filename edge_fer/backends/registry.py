@@ -22,6 +22,7 @@ from edge_fer.core.errors import BundleError, DeviceError, EdgeFerError, UsageEr
 from edge_fer.core.files import atomic_folder, check_writable, inside, sha256_file
 from edge_fer.core.manifest import CanaryRecord, EngineManifest, read_manifest, write_manifest
 from edge_fer.core.spec import AnySpec, DetectorSpec, EngineSpec
+from edge_fer.core.threads import check_threads
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edge_fer.backends.onnxruntime",
@@ -325,3 +326,4 @@ def sized(spec: AnySpec, size_hw: tuple[int, int] | None) -> AnySpec:
 def _check_bounds(max_batch: int, threads: int, slots: int) -> None:
     if max_batch < 1 or threads < 1 or slots < 1:
         raise UsageError("The batch size, the number of threads and the number of slots must be at least 1.")
+    check_threads(threads)

@@ -27,6 +27,7 @@ from edge_fer.bench.plan import CameraPlan
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.spec import Frozen
 from edge_fer.cuda.copies import Copies
+from edge_fer.runtime.detectors.smallest_face import default_min_face
 
 if TYPE_CHECKING:
     from edge_fer.runtime.results import FrameResult
@@ -229,7 +230,7 @@ def run_camera(plan: CameraPlan) -> CameraResult:
         probe = SyntheticCamera(clip, pool_size=1, fps=plan.fps, frames=1)
         probe.close()
         height, width = probe.info.height, probe.info.width
-        detector = open_face_detector(plan.detector, min_face_px=plan.min_face or max(16, height // 9), threads=1)
+        detector = open_face_detector(plan.detector, min_face_px=plan.min_face or default_min_face(height), threads=1)
         if (close := getattr(detector, "close", None)) is not None:
             stack.callback(close)
         if (warm_up := getattr(detector, "warm_up", None)) is not None:

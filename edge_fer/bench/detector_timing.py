@@ -14,16 +14,12 @@ import numpy as np
 
 from edge_fer.core.errors import EdgeFerError
 from edge_fer.core.spec import Frozen
+from edge_fer.runtime.detectors.smallest_face import default_min_face
 
 TIMEOUT_S = 180.0
 FRAMES = 40
 SECONDS = 1.5
 LEAST = 8
-
-
-def default_min_face(height: int) -> int:
-    """The smallest face that ``edge-fer run`` looks for in frames of so many pixels, unless told otherwise."""
-    return max(24, height // 9)
 
 
 class TimingOrder(Frozen):

@@ -7,11 +7,12 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from edge_fer.core.bundle import find_bundle
-from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.errors import UsageError
+from edge_fer.core.findings import findings
+from edge_fer.core.settings_files import read_settings
 from edge_fer.core.spec import Frozen
 
 Runtime = Literal[
@@ -198,7 +199,7 @@ def changed(plan: Plan, changes: Mapping[str, object]) -> Plan:
     try:
         return Plan.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"These options make no plan: {_findings(error)}.") from None
+        raise UsageError(f"These options make no plan: {findings(error, Plan)}.") from None
 
 
 def only(plan: Plan, names: Sequence[str]) -> Plan:
@@ -215,28 +216,13 @@ def only(plan: Plan, names: Sequence[str]) -> Plan:
     return plan.model_copy(update={"models": tuple(model for name, model in known.items() if name in names)})
 
 
-def _findings(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'the plan'}: {str(e['msg']).removeprefix('Value error, ')}"
-        for e in error.errors()
-    )
-
-
 def load_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
         BadInputError: no such file, not YAML, or wrong keys; the message names them.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Plan.model_validate(tree)
-    except OSError as error:
-        raise BadInputError(f"Cannot read the plan {path}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise BadInputError(f"{path} is not valid YAML: {error}.") from None
-    except ValidationError as error:
-        raise BadInputError(f"{path} is not a valid plan: {_findings(error)}.") from None
+    return read_settings(path, Plan, "plan")
 
 
 def default_plan() -> Plan:

@@ -19,7 +19,7 @@ from edge_fer.backends.choose import candidates
 from edge_fer.bench.camera import CameraResult, measure_camera
 from edge_fer.bench.conditions import disturbance, ticks
 from edge_fer.bench.crowd import write_crowd
-from edge_fer.bench.detector_timing import DetectorTiming, TimingOrder, default_min_face, time_detector
+from edge_fer.bench.detector_timing import DetectorTiming, TimingOrder, time_detector
 from edge_fer.bench.measure import Outcome, run_plan
 from edge_fer.bench.plan import CameraPlan, ModelEntry, Plan
 from edge_fer.bench.setups import EngineTiming, Setup, accurate_enough, rank_setups
@@ -27,6 +27,7 @@ from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
 from edge_fer.core.errors import BundleError, DeviceError, EdgeFerError
 from edge_fer.core.spec import Frozen, ModelSpec
 from edge_fer.core.threads import usable_threads
+from edge_fer.runtime.detectors.smallest_face import default_min_face
 
 ENGINE_BATCH = 8
 """Faces that ``edge-fer run`` puts into one call."""

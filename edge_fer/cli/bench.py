@@ -85,6 +85,8 @@ def bench(
             "camera": _camera_plan(camera, soak, camera_fps),
         },
     )
+    if split is not None and data is None:
+        raise UsageError("--split is a part of --data.", fix=f"--data DIR --split {split}")
     if only:
         chosen = restricted(chosen, only)
     folder = None if data is None else data.resolve().name

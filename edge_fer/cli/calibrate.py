@@ -26,10 +26,10 @@ def calibrate(
     from rich.console import Console
     from rich.table import Table
 
-    from edge_fer.core.files import check_writable
+    from edge_fer.cli.output_files import check_outputs
     from edge_fer.data.calibration_set import open_calibration_set, write_list
 
-    check_writable(sheet, ids)
+    check_outputs({"--sheet": sheet, "--ids": ids}, sheet=".png")
     console = Console()
     found = open_calibration_set(faces)
     console.print(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edge_fer.core.errors import UsageError
+from edge_fer.cli.output_files import check_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +85,7 @@ def audit(
     from edge_fer.data.readers.registry import split_format
     from edge_fer.data.twins import TwinSpec
 
+    check_outputs({"--json": json, "--png": png}, png=".png")
     console = Console()
     entries = collect(data, split)
     spec = TwinSpec(radius=radius, correlation=correlation, mirrored=mirrored)
@@ -94,9 +95,9 @@ def audit(
     _show_audit(console, report)
     if json is not None:
         write_audit(json, report)
-    if png is not None:
-        if not found:
-            raise UsageError("There are no twins to draw.", fix="Leave --png out.")
+    if png is not None and not found:
+        console.print(f"There are no twins to draw, so {png} was not written.", highlight=False)
+    elif png is not None:
         console.print(f"{draw_pairs(png, good, found, pairs)} pairs drawn to {png}.", highlight=False)
 
 
@@ -115,6 +116,7 @@ def stats(
     from edge_fer.data.class_distribution import distribution_of, plot_distribution
     from edge_fer.data.readers.registry import split_format
 
+    check_outputs({"--json": json, "--png": png}, png=".png")
     console = Console()
     found = distribution_of(data)
     _show_distribution(console, found)
@@ -190,6 +192,10 @@ def _show_audit(console: Console, report: AuditReport) -> None:
         cells = (split.pictures, share, split.redundant, split.conflicting, len(split.unreadable))
         table.add_row(name, *map(str, cells))
     console.print(table)
+    for name, split in report.splits.items():
+        if split.unreadable:
+            more = f" and {len(split.unreadable) - 5} more" if len(split.unreadable) > 5 else ""
+            console.print(f"{name}: cannot be read: {', '.join(split.unreadable[:5])}{more}", highlight=False)
     kinds = {kind: sum(twin.kind == kind for twin in report.twins) for kind in ("copy", "near", "mirrored")}
     console.print(
         f"{len(report.twins)} pairs: " + ", ".join(f"{kind} {count}" for kind, count in kinds.items()), highlight=False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from edge_fer.cli.typed import was_typed
 from edge_fer.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ TASKS = ("classification", "video", "detection")
 
 
 def evaluate(
+    context: typer.Context,
     models: list[str] | None = typer.Argument(
         None,
         metavar="[MODEL]...",
@@ -29,7 +31,7 @@ def evaluate(
     ),
     split: str | None = typer.Option(None, help="Part of the data, such as test or PublicTest."),
     precision: str | None = typer.Option(
-        None, help="fp32, bf16, fp16 or int8. Default: int8 of a bundle, an engine's own, fp32 of a checkpoint."
+        None, help="fp32, bf16, fp16 or int8. Default: int8 of a bundle that has it, an engine's own, else fp32."
     ),
     backend: str = typer.Option("auto", help="auto (the fastest measured here), onnxruntime, openvino."),
     arch: str | None = typer.Option(None, help="Network of a plain state dict, such as resnet18."),
@@ -71,6 +73,8 @@ def evaluate(
         return
     if teacher is not None:
         raise UsageError("--teacher is for a face detector.", fix="--task detection")
+    if task == "classification" and was_typed(context, "detector"):
+        raise UsageError("--detector finds faces in videos; here every picture is a face.", fix="--task video")
     if task == "video" and (audit is not None or mistakes is not None or split is not None):
         raise UsageError("--audit, --mistakes and --split are for faces, not for videos.")
     if png is not None and len(named) > 1:
@@ -79,9 +83,10 @@ def evaluate(
 
     from edge_fer.cli.eval_models import Request, evaluate_models
     from edge_fer.cli.eval_output import show, write
-    from edge_fer.core.files import check_writable
+    from edge_fer.cli.output_files import check_folders, check_outputs
 
-    check_writable(json, png, html, *(folder / "report.json" for folder in (report, mistakes) if folder is not None))
+    check_outputs({"--json": json, "--png": png, "--html": html}, png=".png", html=".html")
+    check_folders({"--report": report, "--mistakes": mistakes})
     console = Console()
     request = Request(
         data=data,

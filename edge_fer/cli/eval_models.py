@@ -99,6 +99,8 @@ def _of_faces(texts: list[tuple[str | None, str | None]], request: Request, cons
     from edge_fer.evaluate.score import score
 
     samples = open_dataset(request.data, request.split)
+    if samples.left_out:
+        console.print(f"[yellow]note[/]: {samples.left_out_note}", highlight=False)
     leaked = None
     if request.audit is not None:
         from edge_fer.data.audit_report import leaked_mask
@@ -243,16 +245,24 @@ def _checkpoint(
 
 
 def _open_engine(name: str | None, backend: str, precision: str | None, threads: int) -> tuple[Engine, _Ran]:
-    from edge_fer.backends.choose import is_engine, open_best
+    from edge_fer.backends.choose import open_best
     from edge_fer.core.bundle import find_bundle
 
     path = find_bundle(name)
-    engine, _ = open_best(
-        path, backend=backend, precision=precision or ("auto" if is_engine(path) else "int8"), threads=threads
-    )
+    engine, _ = open_best(path, backend=backend, precision=precision or _usual_precision(path), threads=threads)
     manifest = engine.manifest
     ran = _Ran(manifest.classifier, path.name, (manifest.backend, manifest.backend_version, manifest.precision))
     return engine, ran
+
+
+def _usual_precision(path: Path) -> str:
+    """Int8 where a bundle has it: what would be deployed; an engine's own; else fp32."""
+    from edge_fer.backends.choose import is_engine
+    from edge_fer.core.bundle import open_bundle
+
+    if is_engine(path):
+        return "auto"
+    return "int8" if any(variant.precision == "int8" for variant in open_bundle(path).manifest.variants) else "fp32"
 
 
 def _sheet(

@@ -5,16 +5,19 @@ Modules of this package import nothing heavy at the top: ``edge-fer --help`` mus
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
 import warnings
+from typing import NoReturn
 
 import typer
 
 from edge_fer import __version__
 from edge_fer.cli.optional_value import CommandWithOptionalValues
-from edge_fer.core.errors import EdgeFerError
+from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
 from edge_fer.core.registry import resolve
 
 COMMANDS: dict[str, str] = {
@@ -66,6 +69,25 @@ def _root(
     pass
 
 
+def _end(error: EdgeFerError) -> NoReturn:
+    typer.secho(f"edge-fer: {error.message}", fg="red", err=True)
+    if error.fix:
+        typer.secho(f"  {error.fix}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _of_the_system(error: Exception) -> EdgeFerError | None:
+    """What is nobody's bug although no command foresees it everywhere: names that are too long, and a full disk under
+    standard output."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.ENAMETOOLONG:
+        return BadInputError(f"A name is too long for this file system: {str(error.filename)[:60]}…")
+    if error.errno == errno.ENOSPC and error.filename is None:
+        return DeviceError("No space left where standard output goes.", fix="Free some space.")
+    return None
+
+
 def main() -> None:
     """Run the command that was typed; interruptions are answered by ``edge_fer/__main__.py``.
 
@@ -73,6 +95,10 @@ def main() -> None:
     shell ends for it, when whoever reads the output has left (``| head``).
     """
     # A letter that matplotlib's font lacks is a box in the picture; three lines on the terminal do not mend that.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without a letter shows a question mark for it; it is no reason to end.
+            stream.reconfigure(errors="replace")
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
     try:
         app()
@@ -82,11 +108,10 @@ def main() -> None:
             sys.exit(141)
         raise
     except EdgeFerError as error:
-        typer.secho(f"edge-fer: {error.message}", fg="red", err=True)
-        if error.fix:
-            typer.secho(f"  {error.fix}", err=True)
-        sys.exit(error.exit_code)
+        _end(error)
     except Exception as error:
+        if (known := _of_the_system(error)) is not None:
+            _end(known)
         if os.environ.get("EDGE_FER_TRACEBACK"):
             raise
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -31,11 +31,16 @@ def plan(
     budget_ms, frame_hw = _milliseconds(budget), _frame(frame)
     from rich.console import Console
 
+    from edge_fer.backends.face_detector import check_detector
     from edge_fer.bench.planner import DETECTORS, make_plan
     from edge_fer.cli.steps import Parts
     from edge_fer.core.files import check_writable
     from edge_fer.runtime.run_config import write_run_config
 
+    for text in detector:
+        check_detector(text)
+    if split is not None and data is None:
+        raise UsageError("--split is a part of --data.", fix=f"--data DIR --split {split}")
     if data is not None:
         from edge_fer.data.datasets import open_dataset
 

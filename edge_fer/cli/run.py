@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from edge_fer.cli.run_checks import refuse_idle_options, refuse_outputs_over_source
 from edge_fer.cli.run_config import use_config
 from edge_fer.core.errors import EdgeFerError, UsageError
 
@@ -30,6 +31,7 @@ DEMO = Path(__file__).resolve().parents[1] / "runtime" / "assets" / "demo.mp4"
 
 
 def run(
+    context: typer.Context,
     camera: int | None = typer.Option(None, min=0, help="Number of a camera, usually 0.", rich_help_panel=SOURCE),
     camera_size: str = typer.Option(
         "1280x720", help="Size to ask the camera for; what it grants is shown.", rich_help_panel=SOURCE
@@ -106,7 +108,8 @@ def run(
     min_face: int | None = typer.Option(
         None,
         min=16,
-        help="Smallest face wanted, in pixels. Default: a ninth of the frame's height, at least 24.",
+        help="Smallest face wanted, in pixels. Default: a ninth of the frame's height, at least 24; of pictures, of "
+        "each one's own.",
         rich_help_panel=FACES,
     ),
     detect_every: str = typer.Option(
@@ -182,6 +185,16 @@ def run(
         raise UsageError("--summary writes a file.", fix="--json prints the summary.")
     if len(printed) > 1:
         raise UsageError(f"Only one of {' and '.join(printed)} can have standard output.", fix="--jsonl faces.jsonl")
+    outputs_to_files = [path for path in (save, jsonl, csv, summary, timeline) if path is not None]
+    refuse_outputs_over_source(source, outputs_to_files)
+    refuse_idle_options(
+        context,
+        camera=camera is not None,
+        stream=source is not None and "://" in source,
+        device=device,
+        backend=backend,
+        detector=detector,
+    )
     import signal
     from contextlib import nullcontext
     from math import inf
@@ -223,7 +236,7 @@ def run(
             gpu.close()
         raise
     try:
-        smallest = min_face or max(24, frames.info.height // 9)
+        smallest = _smallest_face(min_face, frames.info)
         face_detector = _open_detector(detector, smallest, frames.info, console, searching)
         runner, why = _open(
             engine, _backend(backend, gpu), precision, engine_threads, console, allow_smaller_batch=allow_smaller_batch
@@ -352,7 +365,20 @@ def _open(
         )
 
 
-def _open_detector(text: str, min_face: int, info: SourceInfo, console: Console, gpu: CudaLoop | None) -> FaceDetector:
+def _smallest_face(min_face: int | None, info: SourceInfo) -> int | None:
+    """``None``: a share of each picture's height, where pictures are of many sizes."""
+    if min_face is None:
+        from edge_fer.runtime.detectors.smallest_face import default_min_face
+
+        return default_min_face(info.height) if info.continuous else None
+    if info.continuous and min_face > min(info.height, info.width):
+        raise UsageError(f"No face of --min-face {min_face} fits a frame of {info.width}x{info.height}.")
+    return min_face
+
+
+def _open_detector(
+    text: str, min_face: int | None, info: SourceInfo, console: Console, gpu: CudaLoop | None
+) -> FaceDetector:
     """The detector, on one thread: while it searches one frame, the engine's threads label the one before."""
     from edge_fer.backends.face_detector import open_face_detector
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,7 +57,7 @@ class Outputs:
         from edge_fer.runtime.sinks.text_file import check_target
 
         self._wanted, self._console = wanted, console
-        if len({path.absolute() for path in wanted.files}) < len(wanted.files):
+        if len({os.path.realpath(path) for path in wanted.files}) < len(wanted.files):
             raise UsageError(
                 "Two outputs would go to the same file.",
                 fix="Give --save, --jsonl, --csv, --summary and --timeline paths of their own.",

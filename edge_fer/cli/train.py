@@ -69,6 +69,8 @@ def train(
     samples = open_dataset(data, plan.split)
     rest, held = holdout(samples, plan.holdout_fraction, plan.holdout_salt)
     console.print(f"{samples.source}: {len(rest)} images to train on, {len(held)} held out for choosing.")
+    if samples.left_out:
+        console.print(f"[yellow]note[/]: {samples.left_out_note}", highlight=False)
     trainer = Trainer(plan, rest, held, folder, device=device)
     if not fresh and trainer.resume():
         console.print(f"Continuing {folder} at epoch {trainer.epoch} of {plan.epochs}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from edge_fer.core.errors import BundleError
+from edge_fer.core.errors import BundleError, UsageError
 
 
 def verify(
@@ -24,9 +24,13 @@ def verify(
     from rich.table import Table
 
     from edge_fer.core.bundle import find_bundle
+    from edge_fer.core.threads import check_threads
     from edge_fer.data.datasets import open_dataset
     from edge_fer.evaluate.recheck import recheck
 
+    if split is not None and data is None:
+        raise UsageError("--split is a part of --data.", fix=f"--data DIR --split {split}")
+    check_threads(threads)
     console = Console()
     path = find_bundle(bundle)
     samples = None if data is None else open_dataset(data, split)

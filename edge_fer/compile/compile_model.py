@@ -70,6 +70,8 @@ def compile_model(
     step("Exporting to ONNX", 0, 0)
     model = export_onnx(checkpoint.model, spec)
     forms = make_forms(request, spec, model, step)
+    if data is not None and data.left_out:
+        forms.notes.append(f"test data: {data.left_out_note[0].lower()}{data.left_out_note[1:-1]}")
     heats = Heats(request, spec, step, stopwatch) if request.build and request.backend != "tensorrt" else None
     if heats is not None:
         heats.settle_mixture(forms)

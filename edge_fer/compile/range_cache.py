@@ -22,7 +22,7 @@ from edge_fer.backends.registry import cache_folder
 from edge_fer.compile.calibrate import DEFAULT_METHOD, Calibration, Progress, calibrate, check_method
 from edge_fer.compile.graph import Graph, model_hash
 from edge_fer.compile.plan import plan_quantisation
-from edge_fer.core.errors import CalibrationError
+from edge_fer.core.errors import CalibrationError, DeviceError
 from edge_fer.core.files import atomic_file, read_validated
 from edge_fer.core.spec import Frozen, PreprocessSpec
 from edge_fer.data.calibration_set import CalibrationSet
@@ -147,7 +147,8 @@ def calibrate_or_recall(
     """:func:`edge_fer.compile.calibrate.calibrate`, unless that was done before.
 
     Returns:
-        the ranges, and a sentence when they come from the cache or when a stale entry was refused, else ``""``.
+        the ranges, and a sentence when they come from the cache, when a stale entry was refused, or when the cache
+        cannot be written, else ``""``.
 
     Raises:
         UsageError, CalibrationError: as there, and for a cache that was changed by hand.
@@ -159,8 +160,14 @@ def calibrate_or_recall(
         update = {"source": samples.source, "sample_ids": samples.ids}
         return found.calibration.model_copy(update=update), found.note
     measured = calibrate(model, samples, preprocess, method=method, threads=threads, progress=progress)
-    cache.store(measured, preprocess)
-    return measured, found.note
+    note = found.note
+    try:
+        cache.store(measured, preprocess)
+    except DeviceError as error:
+        # Ranges that are measured again next time are no reason to stop.
+        note = f"{note}; ".lstrip("; ") + f"the ranges are not kept for the next time: {error.message.rstrip('.')} "
+        note += "(EDGE_FER_CACHE names another place)"
+    return measured, note
 
 
 def make_entry(calibration: Calibration, preprocess: PreprocessSpec, *, revision: int = REVISION) -> Entry:

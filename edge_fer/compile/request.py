@@ -8,8 +8,9 @@ from pathlib import Path
 from edge_fer.backends.registry import BACKENDS, installed_version, require
 from edge_fer.compile.calibrate import check_method
 from edge_fer.core.errors import DeviceError, UsageError
-from edge_fer.core.files import check_out_folder
+from edge_fer.core.files import check_out_folder, check_writable
 from edge_fer.core.manifest import MANIFEST
+from edge_fer.core.threads import check_threads
 from edge_fer.models.checkpoint import ContractOverrides
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -66,6 +67,7 @@ class CompileRequest:
             raise UsageError(f"Unknown backend {self.backend!r}.", fix=f"Known: auto, {', '.join(BACKENDS)}.")
         if self.threads < 1:
             raise UsageError(f"--threads must be at least 1, not {self.threads}.")
+        check_threads(self.threads)
         if not self.max_drop >= 0:
             raise UsageError(f"--max-drop must not be negative, not {self.max_drop}.")
         if self.min_speedup is not None and not self.min_speedup > 0:
@@ -120,6 +122,7 @@ def check_out(out: Path) -> None:
         UsageError: ``out`` is a file, a folder that is no bundle, or the current one.
     """
     check_out_folder(out)
+    check_writable(out / MANIFEST)
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise UsageError(
             f"{out} holds other things, and a bundle replaces its folder.", fix="Name a new folder with --out."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import zipfile
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.errors import BundleError, UsageError
 from edge_fer.core.files import atomic_file, inside, sha256_file
-from edge_fer.core.manifest import BundleManifest, FileRecord, Variant, read_manifest
+from edge_fer.core.manifest import MANIFEST, BundleManifest, FileRecord, Variant, read_manifest
 
 DEFAULT_MODEL = "edge-fer-compact"
 DEFAULT_DETECTOR = "edge-fer-face"
@@ -154,6 +155,7 @@ def find_bundle(name_or_path: str | None = None) -> Path:
 
     Raises:
         UsageError: neither; the message lists the shipped names.
+        BundleError: it is a file.
     """
     package = Path(__file__).resolve().parents[1]
     homes = [package / "engines", package.parent / "engines"]
@@ -164,7 +166,13 @@ def find_bundle(name_or_path: str | None = None) -> Path:
         if "/" not in name and "\\" not in name and (home / name / "manifest.json").is_file():
             return home / name
     shipped = sorted({p.parent.name for home in homes for p in home.glob("*/manifest.json")})
+    if Path(name).is_file():
+        raise BundleError(
+            f"{name} is a file; a bundle is a folder with a {MANIFEST}.",
+            fix="Make one from a checkpoint: edge-fer compile CHECKPOINT",
+        )
+    close = difflib.get_close_matches(name, shipped, n=1)
     raise UsageError(
         f"No bundle {name!r}: neither a folder nor the name of a shipped model.",
-        fix=f"Shipped: {', '.join(shipped) or 'none'}.",
+        fix=f"Did you mean {close[0]}?" if close else f"Shipped: {', '.join(shipped) or 'none'}.",
     )

@@ -15,6 +15,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from edge_fer.core.errors import BadInputError, BundleError, DeviceError, UsageError
+from edge_fer.core.findings import findings
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -160,6 +161,4 @@ def read_validated(path: Path, kind: type[M], what: str, error: type[BadInputErr
     except OSError as caught:
         raise error(f"Cannot read {path}: {caught.strerror}.") from None
     except ValidationError as caught:
-        first = caught.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise error(f"{path} is not {what}: {where}: {first['msg']}.") from None
+        raise error(f"{path} is not {what}: {findings(caught, kind, first=True)}.") from None

@@ -11,6 +11,7 @@ ALIASES: dict[str, str] = {
     "fearful": "fear",
     "happiness": "happy",
     "happyness": "happy",
+    "joy": "happy",
     "neutrality": "neutral",
     "sadness": "sad",
     "surprised": "surprise",

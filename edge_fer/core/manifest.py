@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from edge_fer.core.errors import BundleError, UsageError
 from edge_fer.core.files import atomic_file
+from edge_fer.core.findings import findings
 from edge_fer.core.spec import AnySpec, DetectorSpec, EngineSpec, Frozen, ModelSpec
 
 MANIFEST = "manifest.json"
@@ -233,10 +234,8 @@ def read_manifest(folder: Path, kind: type[_M]) -> _M:
                 f"{folder} has format {newer}, which a newer edge-fer wrote; this one reads format {_known(kind)}.",
                 fix="Install the newer edge-fer, or compile the checkpoint again with this one.",
             ) from None
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BundleError(
-            f"{path} is not a valid manifest: {where}: {first['msg']}.",
+            f"{path} is not a valid manifest: {findings(error, kind, first=True)}.",
             fix="Compile the bundle again: edge-fer compile CHECKPOINT",
         ) from None
 

@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from edge_fer.core.errors import UsageError
+
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -18,3 +20,16 @@ def usable_threads() -> int:
         if quota != "max":
             count = min(count, max(1, int(quota) // int(period)))
     return count
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than there are processors: they wait for each other in turns, and what takes milliseconds
+    takes minutes.
+
+    Raises:
+        UsageError: so many.
+    """
+    processors = os.cpu_count() or threads
+    if threads > processors:
+        noun = f"{processors} processor{'s' * (processors > 1)}"
+        raise UsageError(f"{threads} threads are more than this machine's {noun}.", fix=f"--threads {usable_threads()}")

@@ -62,7 +62,7 @@ def call_failed(call: str, name: str, text: str) -> DeviceError:
 def no_driver(reason: str) -> DeviceError:
     return DeviceError(
         f"There is no NVIDIA driver on this machine ({reason}).",
-        fix="Install it, or run on the CPU: --device cpu",
+        fix="Install it, or run on the CPU, without --device cuda and with --backend auto.",
     )
 
 

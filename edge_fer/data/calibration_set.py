@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edge_fer.core.errors import BadInputError, CalibrationError
 from edge_fer.core.files import atomic_file
+from edge_fer.core.settings_files import read_settings
 from edge_fer.core.spec import Frozen, PreprocessSpec
 from edge_fer.data.class_folders import IMAGE_SUFFIXES, read_image
 from edge_fer.data.datasets import open_dataset
@@ -155,16 +155,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         CalibrationError: not YAML, or keys that a recipe does not have.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CalibrationError(f"Cannot read the recipe {path}: {str(error).splitlines()[0]}.") from None
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CalibrationError(f"The recipe {path} is not valid: {where}: {first['msg']}.") from None
+    return read_settings(path, Recipe, "recipe", CalibrationError)
 
 
 def write_list(path: Path, found: CalibrationSet) -> None:

@@ -76,10 +76,17 @@ def open_class_folders(root: Path, split: str | None = None) -> Samples:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 paths.append(path)
                 labels.append(EMOTIONS.index(label))
+    named = {folder for _, folder in _class_dirs(base)}
+    others = {child.name: _pictures(child) for child in sorted(base.iterdir()) if child.is_dir() and child not in named}
     return Samples(
         ids=tuple(path.relative_to(base).as_posix() for path in paths),
         labels=np.asarray(labels, dtype=np.int64),
         class_names=EMOTIONS,
         read=lambda i: read_image(paths[i]),
         source=str(base),
+        left_out=tuple((name, count) for name, count in others.items() if count),
     )
+
+
+def _pictures(folder: Path) -> int:
+    return sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())

@@ -10,7 +10,7 @@ from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.labels import EMOTIONS, canonical
 from edge_fer.data.class_folders import find_splits, open_class_folders
 from edge_fer.data.icml_csv import find_icml_csv, is_icml_csv, open_icml_csv
-from edge_fer.data.readers.registry import reader_of, recognise_as, split_format
+from edge_fer.data.readers.registry import reader_of, recognise, recognise_as, split_format
 from edge_fer.data.samples import Samples
 
 _FOLDERS: dict[str, frozenset[str]] = {
@@ -41,7 +41,7 @@ def open_dataset(path: Path, split: str | None = None) -> Samples:
     """
     name, path = split_format(path)
     if not path.exists():
-        raise BadInputError(f"{path} does not exist.")
+        recognise(path)  # which says what is wrong with it
     if name is None and path.is_dir():
         name = next((known for known in ("rafdb", "affectnet-yolo", "kdef") if recognise_as(known, path)), None)
     if name not in (None, "class-folders", "fer2013-csv"):

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from edge_fer.core.errors import BadInputError
+from edge_fer.core.settings_files import read_settings
 from edge_fer.core.spec import Alignment, Frozen
 from edge_fer.data.quality import QualitySpec
 from edge_fer.data.readers.base import FacesBy
@@ -113,18 +113,8 @@ def load_recipe(name_or_path: str) -> tuple[PrepareRecipe, Path]:
     shipped = SHIPPED / f"{name_or_path}.yaml"
     if path.suffix.lower() not in (".yaml", ".yml") and shipped.is_file():
         path = shipped
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise BadInputError(f"Cannot read the recipe {path}: {reason}.", fix=f"Shipped recipes: {known}.") from None
-    try:
-        return PrepareRecipe.model_validate(content), path.parent
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInputError(f"The recipe {path} is not valid: {where}: {first['msg']}.") from None
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+    return read_settings(path, PrepareRecipe, "recipe", fix=f"Shipped recipes: {known}."), path.parent
 
 
 def find_source(source: SourceSpec, beside: Path) -> Path:

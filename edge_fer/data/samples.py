@@ -24,6 +24,7 @@ class Samples:
         class_names: in the order of the indices.
         read: index -> decoded pixels; raises ``BadInputError`` naming the file when it cannot be decoded.
         source: where these came from, for reports.
+        left_out: folders whose names are no class, each with its number of pictures.
     """
 
     ids: tuple[str, ...]
@@ -31,6 +32,15 @@ class Samples:
     class_names: tuple[str, ...]
     read: Callable[[int], Image]
     source: str
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def left_out_note(self) -> str:
+        """What was left out, as a sentence; empty when nothing was."""
+        if not self.left_out:
+            return ""
+        told = ", ".join(f"{name} ({count})" for name, count in self.left_out)
+        return f"Left out, because they are none of the seven classes: {told}."
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
@@ -51,6 +61,7 @@ class Samples:
             class_names=self.class_names,
             read=lambda i: read(int(chosen[i])),
             source=self.source,
+            left_out=self.left_out,
         )
 
     def counts(self) -> dict[str, int]:

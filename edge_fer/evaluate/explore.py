@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
+from edge_fer.core.findings import findings
 from edge_fer.core.spec import Frozen
 from edge_fer.evaluate.deletion import deletion_check
 from edge_fer.evaluate.explain import CHANNELS, PLACES_OF_FEW, as_pictures, cropped, find_faces
@@ -241,9 +242,7 @@ def _read(kind: type[A], body: bytes) -> A:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the request"
-        raise BadInputError(f"{where}: {first['msg']}.") from None
+        raise BadInputError(f"The request is not valid: {findings(error, kind, first=True)}.") from None
 
 
 def _file(path: Path, kind: str) -> Route:

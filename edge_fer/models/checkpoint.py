@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edge_fer.core.errors import CheckpointError, UsageError
 from edge_fer.core.files import atomic_file, sha256_file
+from edge_fer.core.findings import findings
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.core.spec import AnySpec, Colour, DetectorSpec, ModelSpec
 from edge_fer.models.registry import ARCHITECTURES, architecture, build_model, classifiers
@@ -30,6 +31,8 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weigh
 """Keys under which training scripts store the state dict beside the optimiser's."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and wrapper modules put before every name."""
+
+_WHOLE = "Copy or download it again; edge-fer reads .safetensors and what torch.save(model.state_dict(), PATH) writes."
 
 StateDict = dict[str, Tensor]
 
@@ -151,7 +154,9 @@ def load_checkpoint(path: Path, overrides: ContractOverrides | None = None) -> C
     if wanted.arch is not None:
         architecture(wanted.arch)
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint.")
+        raise CheckpointError(
+            f"{path} is a folder, not a checkpoint.", fix="Name the file of weights: .safetensors, .pt or .pth."
+        )
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}.")
     if path.stat().st_size == 0:
@@ -167,7 +172,7 @@ def load_checkpoint(path: Path, overrides: ContractOverrides | None = None) -> C
                 fix="Leave these options out; --name may stay.",
             )
         if wanted.name is not None:
-            spec = _validated(path, spec.model_dump() | {"name": wanted.name}, ModelSpec)
+            spec = _as_asked(spec.model_dump() | {"name": wanted.name}, wanted)
         assumptions: tuple[str, ...] = ()
     else:
         spec, assumptions = _deduced_contract(path, state, wanted)
@@ -233,8 +238,10 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
+    except SafetensorError:
+        raise CheckpointError(
+            f"{path} is not a safetensors file, or not a whole one.", fix="Copy or download it again."
+        ) from None
 
 
 def _read_torch(path: Path) -> StateDict:
@@ -250,18 +257,12 @@ def _read_torch(path: Path) -> StateDict:
                 f"{path} is a pickle that would run code when loaded, so it was not.",
                 fix="Save only the weights: torch.save(model.state_dict(), PATH), or use safetensors.",
             ) from None
-        raise CheckpointError(f"{path} is not a checkpoint that PyTorch can read: {_first_line(error)}") from None
-    except Exception as error:
-        # torch.load has no common base class: a truncated archive alone gives RuntimeError, EOFError or ValueError.
-        raise CheckpointError(
-            f"{path} is damaged, cut short or not a PyTorch checkpoint: {_first_line(error)}"
-        ) from None
+        raise CheckpointError(f"{path} is not a checkpoint that PyTorch can read.", fix=_WHOLE) from None
+    except Exception:
+        # torch.load has no common base class: a truncated archive alone gives RuntimeError, EOFError or ValueError, and
+        # a text file the KeyError of its first byte. Their messages tell nobody more.
+        raise CheckpointError(f"{path} is damaged, cut short or not a PyTorch checkpoint.", fix=_WHOLE) from None
     return _unwrap(path, loaded)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200] + "."
 
 
 def _unwrap(path: Path, loaded: object) -> StateDict:
@@ -320,12 +321,7 @@ def _validated(path: Path, contract: str | dict[str, object], kind: type[_Spec])
     try:
         return kind.model_validate_json(contract) if isinstance(contract, str) else kind.model_validate(contract)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise CheckpointError(
-            f"The contract of {path} is not valid: {f'{where}: ' if where else ''}{message}."
-        ) from None
+        raise CheckpointError(f"The contract of {path} is not valid: {findings(error, kind, first=True)}.") from None
 
 
 def _deduced_contract(path: Path, state: StateDict, wanted: ContractOverrides) -> tuple[ModelSpec, tuple[str, ...]]:
@@ -369,7 +365,18 @@ def _deduced_contract(path: Path, state: StateDict, wanted: ContractOverrides) -
         "labels": labels,
         "preprocess": {"size_hw": size_hw, "colour": colour, "mean": mean, "std": std},
     }
-    return _validated(path, contract, ModelSpec), tuple(assumptions)
+    return _as_asked(contract, wanted), tuple(assumptions)
+
+
+def _as_asked(contract: dict[str, object], wanted: ContractOverrides) -> ModelSpec:
+    """The contract; what is wrong with it is wrong with the options, because all else was measured or published."""
+    try:
+        return ModelSpec.model_validate(contract)
+    except ValidationError as error:
+        typed = [*wanted.given(), *(["--name"] if wanted.name is not None else [])]
+        raise UsageError(
+            f"{', '.join(typed) or 'These weights'} cannot be so: {findings(error, ModelSpec, first=True)}."
+        ) from None
 
 
 def _dimension(path: Path, arch: str, state: StateDict, key: str, axis: int) -> int:

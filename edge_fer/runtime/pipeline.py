@@ -185,6 +185,8 @@ class Pipeline:
             while middle.is_alive():
                 for runner in served:
                     runner.serve()
+                    if runner.failure() is not None and not self._stopping:
+                        self.stop()  # the next frame would tell the labeller; while a camera is away there is none
         else:
             loop()
         failure = failures[0] if failures else None

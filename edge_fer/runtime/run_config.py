@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from edge_fer.core.errors import BadInputError
 from edge_fer.core.files import atomic_file
+from edge_fer.core.settings_files import read_settings
 from edge_fer.core.spec import Frozen
 
 
@@ -37,18 +37,9 @@ def read_run_config(path: Path) -> RunConfig:
     """Read a config.
 
     Raises:
-        BadInputError: no such file, not YAML, or wrong keys; the message names them.
+        BadInputError: no such file, empty, not YAML, or wrong keys; the message names them.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return RunConfig.model_validate({} if tree is None else tree)
-    except OSError as error:
-        raise BadInputError(f"Cannot read the run config {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} is not valid YAML: {error}.") from None
-    except ValidationError as error:
-        findings = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise BadInputError(f"{path} is not a run config: {findings}.") from None
+    return read_settings(path, RunConfig, "run config", fix="Write one with: edge-fer plan --budget 33ms --out FILE")
 
 
 def write_run_config(path: Path, config: RunConfig, why: tuple[str, ...] = ()) -> None:

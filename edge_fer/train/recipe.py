@@ -12,6 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.files import atomic_file
+from edge_fer.core.findings import findings
+from edge_fer.core.settings_files import read_yaml, yaml_complaint
 from edge_fer.core.spec import Frozen, ModelSpec
 from edge_fer.train.augment import AugmentSpec
 from edge_fer.train.distill import DistillSpec
@@ -135,7 +137,10 @@ def _override(tree: dict[str, object], setting: str) -> None:
         if not isinstance(child, dict):
             raise UsageError(f"--set {setting}: {key!r} holds a value, not a group of keys.")
         tree = child
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"The value of --set {setting} is not valid YAML{yaml_complaint(error)}.") from None
 
 
 _R = TypeVar("_R", bound=Frozen)
@@ -162,8 +167,12 @@ def load_as(kind: type[_R], name_or_path: str, overrides: Sequence[str] = ()) ->
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        findings = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise BadInputError(f"{where} is not a valid recipe: {findings}.") from None
+        typed = {setting.partition("=")[0] for setting in overrides}
+        places = {".".join(map(str, one["loc"])) for one in error.errors()}
+        # A shipped recipe is valid, and so is most likely a file in all that was not typed.
+        if blamed := [key for key in typed if any(place == key or key.startswith(f"{place}.") for place in places)]:
+            raise UsageError(f"Wrong setting of {', '.join(blamed)}: {findings(error, kind)}.") from None
+        raise BadInputError(f"{where} is not a valid recipe: {findings(error, kind)}.") from None
 
 
 def _read(name_or_path: str, overrides: Sequence[str]) -> tuple[dict[str, object], str]:
@@ -171,18 +180,14 @@ def _read(name_or_path: str, overrides: Sequence[str]) -> tuple[dict[str, object
     path = Path(name_or_path)
     shipped = resources.files("edge_fer.train.recipes")
     if path.suffix in {".yaml", ".yml"} and path.is_file():
-        text, where = path.read_text(encoding="utf-8"), str(path)
+        tree, where = read_yaml(path, "recipe"), str(path)
     elif (entry := shipped / f"{name_or_path}.yaml").is_file():
-        text, where = entry.read_text(encoding="utf-8"), f"recipe {name_or_path}"
+        tree, where = yaml.safe_load(entry.read_text(encoding="utf-8")), f"recipe {name_or_path}"
     else:
         known = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
         raise UsageError(f"No recipe {name_or_path!r}.", fix=f"Shipped recipes: {', '.join(known)}.")
-    try:
-        tree = yaml.safe_load(text)
-        if not isinstance(tree, dict):
-            raise BadInputError(f"{where} is not a valid recipe: it holds no keys.")
-        for setting in overrides:
-            _override(tree, setting)
-        return tree, where
-    except yaml.YAMLError as error:
-        raise BadInputError(f"{where} is not valid YAML: {error}.") from None
+    if not isinstance(tree, dict):
+        raise BadInputError(f"{where} is not a valid recipe: it holds no keys with values.")
+    for setting in overrides:
+        _override(tree, setting)
+    return tree, where

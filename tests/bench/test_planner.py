@@ -179,7 +179,8 @@ def test_a_config_survives_its_file_and_keeps_its_reasons(tmp_path: Path) -> Non
         ("threads: many", "threads"),
         ("precision: int4", "precision"),
         ("[", "not valid YAML"),
-        ("- 1", "not a run config"),
+        ("- 1", "it holds no keys with values"),
+        ("", "is empty"),
     ],
 )
 def test_a_wrong_config_names_its_mistake(tmp_path: Path, text: str, says: str) -> None:

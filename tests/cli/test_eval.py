@@ -56,6 +56,44 @@ def test_everything_is_counted_printed_and_written(faces: Path, tmp_path: Path) 
         assert word in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--detector", "haar"), "--detector finds faces in videos"),
+        (("--json", "-"), "--json writes a file"),
+        (("--json", "same.png", "--png", "same.png"), "--json and --png would write the same file"),
+        (("--png", "figures.txt"), "--png writes a PNG picture, not figures.txt"),
+        (("--html", "page.pdf"), "--html writes a page, not page.pdf"),
+        (("--threads", "100000"), "100000 threads are more than"),
+        (("--precision", "int3"), "Unknown precision 'int3'"),
+    ],
+)
+def test_what_would_be_ignored_or_lost_is_refused_first(faces: Path, arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        run("--data", str(faces), "--split", "test", *arguments)
+
+
+def test_a_folder_of_outputs_is_no_file(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"--mistakes .*notes\.txt is a file"):
+        run("--data", str(faces), "--split", "test", "--mistakes", str(tmp_path / "notes.txt"))
+
+
+def test_folders_that_are_no_class_are_named(faces: Path) -> None:
+    (faces / "test" / "happy").rename(faces / "test" / "contempt")
+    (faces / "test" / "sad").rename(faces / "test" / "joy")
+    shown = run("--data", str(faces), "--split", "test", "--backend", "onnxruntime")
+    assert "24 faces" in shown, "joy is another word for happy"
+    assert "none of the seven classes: contempt (4)" in shown
+
+
+def test_a_bundle_without_int8_is_evaluated_in_what_it_has(faces: Path, tmp_path: Path) -> None:
+    made = ["compile", "edge-fer-compact", "--precision", "fp32", "--no-build", "--out", str(tmp_path / "b")]
+    assert CliRunner().invoke(app, made).exit_code == 0
+    shown = run(str(tmp_path / "b"), "--data", str(faces), "--split", "test", "--backend", "onnxruntime")
+    assert "onnxruntime fp32" in shown
+
+
 def test_a_split_must_be_named_when_there_are_several(faces: Path) -> None:
     with pytest.raises(UsageError, match="several splits"):
         run("--data", str(faces))

@@ -59,7 +59,7 @@ def test_no_driver_is_one_sentence_before_the_source_is_looked_at(device: str) -
     assert done.returncode == 4
     assert done.stderr.count("\n") == 2
     assert "There is no NVIDIA driver on this machine (its library, libcuda, is not found)." in done.stderr
-    assert "--device cpu" in done.stderr
+    assert "without --device cuda" in done.stderr
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra() -> None:

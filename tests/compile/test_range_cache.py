@@ -41,6 +41,20 @@ def test_what_was_measured_once_is_not_measured_again(cache, known, tiny_onnx, m
     assert str(cache.path) in note
 
 
+def test_a_cache_that_takes_no_files_stops_nothing(known, tiny_onnx, tmp_path, monkeypatch):
+    faces, measured = known
+
+    def refuse(self, target):
+        raise PermissionError(13, "read-only")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    cache = RangeCache(tmp_path / "ranges.json")
+    found, note = calibrate_or_recall(tiny_onnx, faces, COMPACT.preprocess, cache=cache, method="minmax")
+    assert found == measured
+    assert "the ranges are not kept for the next time: No permission" in note
+    assert "EDGE_FER_CACHE" in note
+
+
 def test_another_network_set_preprocessing_or_method_finds_nothing(cache, known, tiny_onnx, resnet_onnx):
     faces, _ = known
     brighter = COMPACT.preprocess.model_copy(update={"mean": (0.4,)})

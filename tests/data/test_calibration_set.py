@@ -95,9 +95,9 @@ def test_a_recipe_must_resolve_to_its_committed_list(class_folders, tmp_path):
 @pytest.mark.parametrize(
     ("content", "finding"),
     [
-        ("dataset: [", "Cannot read the recipe"),
-        ("split: train", "dataset: Field required"),
-        ("dataset: faces\nper_clas: 3", "per_clas: Extra inputs"),
+        ("dataset: [", r"not valid YAML \(line 1, column 11"),
+        ("split: train", "the key dataset is missing"),
+        ("dataset: faces\nper_clas: 3", "unknown key per_clas .did you mean per_class"),
         ("dataset: faces\nper_class: 0", "per_class"),
         ("dataset: nowhere", "'nowhere' of the recipe .* was not found. Set EDGE_FER_DATA"),
         ("just words", "not valid"),

@@ -489,7 +489,7 @@ def test_when_no_picture_gives_a_face_the_reasons_are_told(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("sources: [", "Cannot read the recipe"),
+        ("sources: [", "is not valid YAML"),
         ("sources: []", "sources"),
         ("sources: [{name: A B, path: x}]", "sources.0.name"),
         ("sources: [{name: a, path: x}, {name: a, path: y}]", "same name"),

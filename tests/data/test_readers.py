@@ -168,7 +168,7 @@ def test_kdef_poses_are_chosen_and_the_rest_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"poses": ["X"]}, {"poses": []}, {"angle": "S"}])
 def test_an_option_that_a_layout_does_not_have_is_refused(options: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="kdef cannot take"):
+    with pytest.raises(UsageError, match="Wrong options of the dataset format kdef"):
         reader_of("kdef", options)
 
 

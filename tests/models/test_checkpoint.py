@@ -60,7 +60,7 @@ def test_a_stored_contract_cannot_be_contradicted_but_renamed(tmp_path):
     with pytest.raises(UsageError, match=r"carries its own contract, so --arch, --colour cannot"):
         load_checkpoint(path, ContractOverrides(arch="compact", colour="rgb"))
     assert load_checkpoint(path, ContractOverrides(name="other")).spec.name == "other"
-    with pytest.raises(CheckpointError, match="name"):
+    with pytest.raises(UsageError, match=r"--name cannot be so: name"):
         load_checkpoint(path, ContractOverrides(name="no/slashes"))
 
 
@@ -180,6 +180,30 @@ def test_weights_of_another_network_are_named(tmp_path, weights):
         load_checkpoint(saved(tmp_path, weights), ContractOverrides(arch="resnet18", colour="rgb"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        (ContractOverrides(arch="resnet18", size_hw=(0, 0)), "--size"),
+        (ContractOverrides(arch="resnet18", std=(0.0,)), "--std"),
+        (ContractOverrides(arch="resnet18", labels=("a", "a", "b", "c", "d", "e", "f")), "--labels"),
+    ],
+)
+def test_an_option_that_makes_no_contract_is_the_options_mistake(tmp_path, weights, wrong, option):
+    with pytest.raises(UsageError, match=f"{option} cannot be so"):
+        load_checkpoint(saved(tmp_path, weights), wrong)
+
+
+def test_damaged_files_are_told_without_the_librarys_words(tmp_path, weights):
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "text.safetensors").write_text("hello")
+    whole = saved(tmp_path, weights)
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:1000])
+    for name in ("text.pt", "text.safetensors", "cut.pt"):
+        with pytest.raises(CheckpointError, match="Copy or download it again") as caught:
+            load_checkpoint(tmp_path / name, RESNET18)
+        assert not any(word in str(caught.value) for word in ("miniz", "101", "header too small"))
+
+
 def test_weights_that_are_not_numbers_are_refused(tmp_path, weights):
     broken = dict(weights) | {"bn1.bias": torch.full((64,), float("nan"))}
     with pytest.raises(CheckpointError, match=r"bn1\.bias holds NaN"):
@@ -190,7 +214,7 @@ def test_a_damaged_contract_is_refused(tmp_path):
     tensors = {"stem.0.weight": torch.zeros(8, 1, 3, 3)}
     path = tmp_path / "x.safetensors"
     save_file(tensors, path, metadata={"edge_fer.spec": '{"name": "x"}'})
-    with pytest.raises(CheckpointError, match=r"contract of .* is not valid: arch"):
+    with pytest.raises(CheckpointError, match=r"contract of .* is not valid: the key arch is missing"):
         load_checkpoint(path)
     save_file(tensors, path, metadata={"edge_fer.spec": SPEC.model_dump_json(), "edge_fer.options": "[1]"})
     with pytest.raises(CheckpointError, match="damaged options"):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_fer.core.engine import INPUT, OUTPUT
+from edge_fer.core.errors import UsageError
 from edge_fer.core.faces import Faces, iou
 from edge_fer.core.spec import DetectorSpec
-from edge_fer.runtime.detectors.face_pyramid import FacePyramidDetector
+from edge_fer.runtime.detectors.face_pyramid import SIZES_KEPT, FacePyramidDetector
 from edge_fer.runtime.detectors.places import NMS_IOU, Decoder, suppress
 from edge_fer.runtime.detectors.pyramid_input import picture_into
 
@@ -181,6 +182,46 @@ def test_the_engine_of_a_size_is_opened_once() -> None:
         detector.detect_near(white(480, 640, (100, 100, 180, 180)), np.array([[98, 96, 178, 176]], np.float32))
     assert len(opened) == len(set(opened)) == 2
     detector.close()
+
+
+def test_pictures_of_many_sizes_keep_a_few_engines() -> None:
+    """A folder of photographs is no reason to fill the memory."""
+    opened: list[WhiteFinder] = []
+
+    def open_at(size_hw: tuple[int, int]) -> WhiteFinder:
+        opened.append(WhiteFinder(size_hw))
+        return opened[-1]
+
+    detector = FacePyramidDetector(open_at, SPEC, min_face_px=20)
+    detector.detect_near(white(480, 640, (100, 100, 180, 180)), np.array([[98, 96, 178, 176]], np.float32))
+    for side in range(320, 320 + 32 * 3 * SIZES_KEPT, 32):
+        assert len(detector.detect(white(320, side, (100, 100, 180, 180)))) == 1
+    assert sum(not one.closed for one in opened) == SIZES_KEPT + 1, "the search near faces has an engine of its own"
+    assert not opened[0].closed
+    detector.close()
+    assert all(one.closed for one in opened)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_folder_of_large_and_small_pictures_is_searched_by_each_ones_own_height(order: int) -> None:
+    detector = FacePyramidDetector(WhiteFinder, SPEC, min_face_px=None)
+    sizes = [(2700, 1800), (540, 960), (240, 320)]
+    for height, width in sizes[::order]:
+        side = height // 6
+        box = (20, 30, 20 + side, 30 + side)
+        (found,) = detector.detect(white(height, width, box)).boxes_xyxy
+        np.testing.assert_allclose(found, box, atol=side / 10)
+    assert "a ninth of each picture's height" in detector.name
+    assert detector.size_for(5400, 9600) == detector.size_for(1080, 1920), "as many pixels whatever the camera"
+
+
+def test_a_picture_longer_than_any_engine_is_made_to_fit_among_others_and_refused_as_a_frame() -> None:
+    detector = FacePyramidDetector(WhiteFinder, SPEC, min_face_px=20)
+    assert max(detector.size_for(4512, 6016)) == 4096
+    assert max(detector.coarse_size_for(540, 40_000) or (0,)) <= 4096
+    with pytest.raises(UsageError, match="--min-face 30"):
+        detector.warm_up(4512, 6016)
+    FacePyramidDetector(WhiteFinder, SPEC, min_face_px=None).warm_up(64, 20_000)
 
 
 def test_the_search_near_a_face_follows_it_and_loses_what_has_gone() -> None:

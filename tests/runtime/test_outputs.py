@@ -39,6 +39,17 @@ def frames_in(path: Path) -> int:
     return count
 
 
+@pytest.mark.parametrize("fps", [0.001, 23.976, 29.97, 59.94, 120.0048, 239.76, 240.019, 999.9])
+def test_every_rate_that_a_container_announces_can_be_written(tmp_path: Path, fps: float) -> None:
+    sink = VideoSink(tmp_path / "out.mp4", fps)
+    for index in range(3):
+        sink.write(result(index, 1000 * index / fps))
+    sink.close(complete=True)
+    assert frames_in(tmp_path / "out.mp4") == 3
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(max(fps, 0.01), rel=1e-3)
+
+
 @pytest.mark.parametrize("fps_seen", [5, 10, 40])
 def test_a_video_of_a_camera_lasts_as_long_as_what_was_filmed(tmp_path: Path, fps_seen: int) -> None:
     """Whether the loop dropped most frames or the camera is faster than it says."""

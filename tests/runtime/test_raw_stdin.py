@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_fer.core.errors import SourceError, UsageError
+from edge_fer.core.errors import DeviceMemoryError, SourceError, UsageError
 from edge_fer.runtime.sources.raw_stdin import FORMATS, RawStdin, parse_raw
 
 SIZE_HW = (48, 64)
@@ -99,6 +99,32 @@ def test_every_format_knows_the_size_of_a_frame() -> None:
     for pixels in FORMATS:
         layout = parse_raw(f"64x48:{pixels}")
         assert layout.frame_bytes == int(np.prod(layout.shape))
+
+
+def test_memory_that_runs_out_is_told_and_does_not_pass_for_the_end() -> None:
+    class Full:
+        """Holds two pictures."""
+
+        held = 0
+
+        def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+            self.held += 1
+            if self.held > 2:
+                raise DeviceMemoryError("No pinned memory is left.")
+            return np.empty(shape, np.uint8)
+
+        def copy_in(self, target: np.ndarray, image_bgr: np.ndarray) -> None:
+            np.copyto(target, image_bgr)
+
+    reader, writer = os.pipe()
+    os.write(writer, bytes(16 * 16 * 3 * 10))
+    os.close(writer)
+    source = RawStdin(parse_raw("16x16:bgr24"), pool_size=6, descriptor=reader, memory=Full())
+    with pytest.raises(DeviceMemoryError, match="No pinned memory"):
+        for _ in range(10):
+            assert source.read(WAIT_S) is not None, "the input did not end"
+    source.close()
+    os.close(reader)
 
 
 def test_a_short_last_frame_is_told_after_the_whole_ones(pictures: list[np.ndarray]) -> None:

@@ -203,6 +203,21 @@ def test_a_frame_returns_to_its_pool_after_the_last_release() -> None:
     assert pool.take(0) is frame
 
 
+def test_half_a_video_is_no_synthetic_camera(short_clip: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(short_clip.read_bytes()[: short_clip.stat().st_size // 2])
+    with pytest.raises(SourceError, match=r"cut\.mp4"):
+        SyntheticCamera(cut, pool_size=1)
+
+
+def test_a_synthetic_camera_that_breaks_says_so(short_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = SyntheticCamera(short_clip, pool_size=1)
+    monkeypatch.setattr(np, "copyto", lambda *_: (_ for _ in ()).throw(MemoryError("no room for a frame")))
+    with pytest.raises(MemoryError, match="no room"):
+        camera.read(5.0)
+    camera.close()
+
+
 def test_every_frame_of_a_synthetic_camera_is_labelled_or_counted_as_dropped(short_clip: Path) -> None:
     camera = SyntheticCamera(short_clip, pool_size=1, fps=200, frames=60)
     seen = []

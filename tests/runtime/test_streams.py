@@ -10,12 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import cv2
 import numpy as np
 import pytest
+from obedient_parts import FixedFaces
 from video_bytes import with_index_first
 
 from edge_fer.cli.run import DEMO
+from edge_fer.core.engine import Engine
+from edge_fer.runtime.pipeline import Pipeline
+from edge_fer.runtime.results import FrameResult, StopRun
 from edge_fer.runtime.sources import stream
 from edge_fer.runtime.sources.live import LiveSource
-from edge_fer.runtime.sources.stream import open_stream
+from edge_fer.runtime.sources.stream import open_stream, shown_url
 from edge_fer.runtime.sources.video_file import VideoFile
 
 
@@ -117,6 +121,50 @@ def wait_until_lost(source: LiveSource) -> None:
     while source.state == "live" and time.monotonic() < deadline:
         time.sleep(0.02)
     assert source.state == "reconnecting"
+
+
+def test_closing_the_window_is_heard_while_the_camera_is_away(server: Server, engine: Engine) -> None:
+    """No frame comes then that would tell the loop."""
+
+    class Closed:
+        """A window that is closed as soon as the picture stands still."""
+
+        name, lossless, on_caller = "window", False, True
+        idled = 0
+
+        def write(self, result: FrameResult) -> None:
+            server.present.clear()
+
+        def idle(self) -> None:
+            if source.state == "reconnecting":
+                self.idled += 1
+                raise StopRun
+
+        def close(self, *, complete: bool) -> None:
+            pass
+
+    source = open_stream(server.url("/camera"), pool_size=Pipeline.frames_held(1))
+    assert isinstance(source, LiveSource)
+    window = Closed()
+    began = time.monotonic()
+    Pipeline(source, FixedFaces((4, 4, 40, 40)), engine, [window]).run()
+    assert time.monotonic() - began < 55, "it went on looking for the camera"
+    assert window.idled == 1
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://user:pw@cam/live", "rtsp://cam/live"),
+        ("rtsp://user:p/w?@cam:554/live", "rtsp://cam:554/live"),
+        ("http://cam/v.cgi?user=admin&pwd=SECRET", "http://cam/v.cgi?…"),
+        ("http://a:b@cam/v?token=x@y", "http://y"),
+        ("https://example.org/clip.mp4", "https://example.org/clip.mp4"),
+    ],
+)
+def test_what_may_be_a_password_is_never_shown(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
 
 
 def test_a_request_to_end_is_heard_while_reconnecting(server: Server) -> None:

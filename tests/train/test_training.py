@@ -122,9 +122,11 @@ def test_too_little_data_is_refused(tmp_path: Path) -> None:
 def test_recipes_explain_what_is_wrong_with_them(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Shipped recipes: .*\bcompact, "):
         load_recipe("no-such-recipe")
-    with pytest.raises(BadInputError, match="epochs"):
+    with pytest.raises(UsageError, match="Wrong setting of epochs"):
         load_recipe("compact", ["epochs=0"])
-    with pytest.raises(BadInputError, match=r"optimizer\.learning_rate"):
+    with pytest.raises(UsageError, match="not valid YAML"):
+        load_recipe("compact", ["epochs=[1"])
+    with pytest.raises(UsageError, match=r"unknown key optimizer\.learning_rate"):
         load_recipe("compact", ["optimizer.learning_rate=1"])
     with pytest.raises(UsageError, match="key=value"):
         load_recipe("compact", ["epochs"])

@@ -9,6 +9,7 @@ from typing import cast
 from pydantic import ValidationError
 
 from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.findings import findings
 from edge_fer.core.registry import resolve
 from edge_fer.data.readers.base import DatasetReader, Reading
 
@@ -33,9 +34,7 @@ def reader_of(name: str, options: Mapping[str, object] | None = None) -> Dataset
     try:
         return kind.model_validate(dict(options or {}))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "options"
-        raise UsageError(f"The dataset format {name} cannot take {where}: {first['msg']}.") from None
+        raise UsageError(f"Wrong options of the dataset format {name}: {findings(error, kind)}.") from None
 
 
 def split_format(path: Path) -> tuple[str | None, Path]:
@@ -67,6 +66,11 @@ def recognise(path: Path) -> str:
         BadInputError: nothing is there, or no layout fits.
     """
     if not path.exists():
+        name, equals, _ = str(path).partition("=")
+        if equals and "/" not in name and "\\" not in name:
+            raise BadInputError(
+                f"{path} does not exist, and {name} is no dataset format.", fix=f"Known: {', '.join(sorted(READERS))}."
+            )
         raise BadInputError(f"{path} does not exist.")
     for name in READERS:
         if recognise_as(name, path):

@@ -49,11 +49,12 @@ class DetectsAgain(Protocol):
         ...
 
 
-def open_detector(text: str, *, min_face_px: int = 60, score: float = 0.6) -> FaceDetector:
+def open_detector(text: str, *, min_face_px: int | None = 60, score: float = 0.6) -> FaceDetector:
     """``haar``, ``none``, or ``yunet-opencv=FILE.onnx``.
 
     Args:
-        min_face_px: the smallest face wanted, in pixels of the frame; sets the working size.
+        min_face_px: the smallest face wanted, in pixels of the frame; sets the working size. ``None``: a share of each
+            picture's height (:mod:`edge_fer.runtime.detectors.smallest_face`), for pictures of many sizes.
         score: smallest accepted score of detectors that give one, 0..1.
 
     Raises:

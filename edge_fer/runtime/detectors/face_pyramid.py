@@ -11,18 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
+from edge_fer.core.errors import UsageError
 from edge_fer.core.faces import Faces, iou
 from edge_fer.core.spec import DetectorSpec
 from edge_fer.runtime.detectors.closer_look import LOOKS, CloserLook
 from edge_fer.runtime.detectors.closer_look import SIDE as CLOSER_SIDE
 from edge_fer.runtime.detectors.places import Decoder, at_least, suppress, together
 from edge_fer.runtime.detectors.pyramid_input import Shrinker, pixels_into
+from edge_fer.runtime.detectors.smallest_face import min_face_in, told
 
 WORKING_FACE = 20.0
 """The smallest wanted face is brought to this size (root of its box's area) at the network's input: twice the smallest
 that it was trained on."""
 LARGEST_FACE = 220.0
 """The largest face that the network was trained on, at its input."""
+LARGEST_SIDE = 4096
+"""Of an engine's input. A longer picture among others is made smaller than its smallest face asks for."""
 COARSE_SIDE = 224
 """Shorter side of the second, coarse look that finds larger ones; it costs a small part of the first."""
 NEAR_HW = (96, 96)
@@ -31,6 +35,10 @@ CLOSER_HW = (CLOSER_SIDE, CLOSER_SIDE)
 WORTH_A_LOOK = 0.7
 """Part of the contract's score from which a find is looked at closer. Two closer looks hardly ever lift less than that
 over it: no face gives them much more than the score itself."""
+FIXED_SIZES = (NEAR_HW, CLOSER_HW)
+SIZES_KEPT = 8
+"""Engines for whole pictures that are kept. A camera needs two; a folder of photographs might need one after the
+other, of 20 MB each."""
 KNOWN_IOU = 0.5
 """Overlap with a known face from which a find is that face."""
 SAMPLES = 2
@@ -101,12 +109,14 @@ class FacePyramidDetector:
     """Boxes, scores and five landmarks from the project's own network.
 
     The picture is made smaller until the smallest wanted face has ``WORKING_FACE`` pixels, so a larger ``min_face_px``
-    makes every frame cheaper. Engines are opened by input size, once each, when a picture first needs them.
+    makes every frame cheaper. Engines are opened by input size, when a picture first needs them; the last
+    ``SIZES_KEPT`` are kept.
 
     Args:
         open_at: (height, width), multiples of the largest stride -> an engine of that input size, one picture a batch.
         spec: the network's contract.
-        min_face_px: the smallest face wanted, as the root of its box's area, in pixels of the frame.
+        min_face_px: the smallest face wanted, as the root of its box's area, in pixels of the frame; ``None``: a share
+            of each picture's height.
         score: the smallest score that counts as a face; ``None``: the contract's.
         full_level: what searches whole frames with an engine; searching near known faces is always the CPU's.
         verifies: what the first look finds is looked at closer (:class:`CloserLook`): scores are means of three looks.
@@ -120,26 +130,29 @@ class FacePyramidDetector:
         open_at: Callable[[tuple[int, int]], Engine],
         spec: DetectorSpec,
         *,
-        min_face_px: int = 60,
+        min_face_px: int | None = 60,
         score: float | None = None,
         full_level: Callable[[Engine], Level] = HostLevel,
         verifies: bool = False,
     ) -> None:
         self._open_at, self._spec, self._full_level = open_at, spec, full_level
-        self._scale = min(1.0, WORKING_FACE / min_face_px)
-        self._smallest_px = SMALLER * min_face_px
+        self._min_face_px = min_face_px
         self._score = spec.score if score is None else score
         self._levels: dict[tuple[int, int], Level] = {}
         self._verifies, self._sharp = verifies, False
         self._closer: CloserLook | None = None
-        self.name = f"{spec.name}, faces from {min_face_px} px"
+        self.name = f"{spec.name}, {told(min_face_px)}"
+
+    def _scale_for(self, height: int, width: int) -> float:
+        """By how much a picture is made smaller for the fine look."""
+        return min(1.0, WORKING_FACE / min_face_in(height, self._min_face_px), LARGEST_SIDE / max(height, width))
 
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Input size (height, width) for frames of a size: the scaled frame, filled up to whole strides."""
-        step = max(self._spec.strides)
+        step, scale = max(self._spec.strides), self._scale_for(height, width)
         return (
-            max(step, step * math.ceil(height * self._scale / step - 0.2)),
-            max(step, step * math.ceil(width * self._scale / step - 0.2)),
+            max(step, step * math.ceil(height * scale / step - 0.2)),
+            max(step, step * math.ceil(width * scale / step - 0.2)),
         )
 
     def coarse_size_for(self, height: int, width: int) -> tuple[int, int] | None:
@@ -147,14 +160,18 @@ class FacePyramidDetector:
         fine = self.size_for(height, width)
         if min(fine) <= 1.2 * LARGEST_FACE:
             return None
-        step, factor = max(self._spec.strides), COARSE_SIDE / min(height, width)
+        step, factor = max(self._spec.strides), min(COARSE_SIDE / min(height, width), LARGEST_SIDE / max(height, width))
         return max(step, step * round(height * factor / step)), max(step, step * round(width * factor / step))
 
     def _level(self, size_hw: tuple[int, int]) -> Level:
-        level = self._levels.get(size_hw)
+        level = self._levels.pop(size_hw, None)
         if level is None:
-            make = HostLevel if size_hw in (NEAR_HW, CLOSER_HW) else self._full_level
-            level = self._levels[size_hw] = make(self._open_at(size_hw))
+            whole = [size for size in self._levels if size not in FIXED_SIZES]
+            if len(whole) >= SIZES_KEPT:
+                self._levels.pop(whole[0]).engine.close()
+            make = HostLevel if size_hw in FIXED_SIZES else self._full_level
+            level = make(self._open_at(size_hw))
+        self._levels[size_hw] = level  # the last one of a dictionary is the newest
         return level
 
     def sharpen(self) -> None:
@@ -169,7 +186,17 @@ class FacePyramidDetector:
         return self._closer
 
     def warm_up(self, height: int, width: int) -> None:
-        """Open the engines that full searches of frames of this size need, so that the first frame does not wait."""
+        """Open the engines that full searches of frames of this size need, so that the first frame does not wait.
+
+        Raises:
+            UsageError: the smallest face is so small that the search would be larger than any engine.
+        """
+        if self._min_face_px and self._scale_for(height, width) < min(1.0, WORKING_FACE / self._min_face_px):
+            least = math.ceil(WORKING_FACE * max(height, width) / LARGEST_SIDE)
+            raise UsageError(
+                f"Frames of {width}x{height} cannot be searched for faces of {self._min_face_px} px at once.",
+                fix=f"--min-face {least}",
+            )
         self._level(self.size_for(height, width))
         if (coarse := self.coarse_size_for(height, width)) is not None:
             self._level(coarse)
@@ -187,9 +214,11 @@ class FacePyramidDetector:
         found = self._level(self.size_for(*image_bgr.shape[:2])).look(image_bgr, least)
         if (coarse := self.coarse_size_for(*image_bgr.shape[:2])) is not None:
             # What the fine look can see is its own to find: the coarse one would only add false alarms.
-            large = at_least(self._level(coarse).look(image_bgr, least), LARGEST_FACE / 2 / self._scale)
+            large = at_least(
+                self._level(coarse).look(image_bgr, least), LARGEST_FACE / 2 / self._scale_for(*image_bgr.shape[:2])
+            )
             found = together(found, large)
-        found = at_least(found, self._smallest_px)
+        found = at_least(found, SMALLER * min_face_in(len(image_bgr), self._min_face_px))
         if not self._verifies or found.landmarks is None:
             return found
         believed = found.scores >= self._score

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.errors import DeviceError
 from edge_fer.core.faces import Faces
+from edge_fer.runtime.detectors.smallest_face import min_face_in, told
 
 CASCADE = "haarcascade_frontalface_default.xml"
 WINDOW = 24
@@ -29,33 +30,33 @@ class HaarDetector:
     whole_frame = False
     landmarks = False
 
-    def __init__(self, *, min_face_px: int = 60) -> None:
+    def __init__(self, *, min_face_px: int | None = 60) -> None:
         path = Path(cv2.__file__).parent / "data" / CASCADE
         self._cascade = cv2.CascadeClassifier(str(path))
         if self._cascade.empty():
             raise DeviceError(
                 f"This OpenCV has no Haar cascade ({path}).", fix="pip install 'opencv-python-headless<5'"
             )
-        self._scale = min(1.0, WORKING_FACE / min_face_px)
-        self._min_face = max(WINDOW, round(min_face_px * self._scale))
+        self._min_face_px = min_face_px
         self._gray = self._small = np.empty((0, 0), np.uint8)
-        self.name = f"haar, faces from {min_face_px} px"
+        self.name = f"haar, {told(min_face_px)}"
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         height, width = image_bgr.shape[:2]
+        wanted = min_face_in(height, self._min_face_px)
+        scale = min(1.0, WORKING_FACE / wanted)
         if self._gray.shape != (height, width):
-            small = (max(1, round(height * self._scale)), max(1, round(width * self._scale)))
+            small = (max(1, round(height * scale)), max(1, round(width * scale)))
             self._gray, self._small = np.empty((height, width), np.uint8), np.empty(small, np.uint8)
         cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY, dst=self._gray)
         working = self._gray
-        if self._scale < 1.0:
+        if scale < 1.0:
             working = self._small
             cv2.resize(self._gray, working.shape[::-1], dst=working, interpolation=cv2.INTER_AREA)
-        if min(working.shape) < self._min_face:
+        least = max(WINDOW, round(wanted * scale))
+        if min(working.shape) < least:
             return Faces.empty()
-        found = self._cascade.detectMultiScale(
-            working, SCALE_FACTOR, NEIGHBOURS, minSize=(self._min_face, self._min_face)
-        )
+        found = self._cascade.detectMultiScale(working, SCALE_FACTOR, NEIGHBOURS, minSize=(least, least))
         if len(found) == 0:
             return Faces.empty()
         boxes = np.asarray(found, dtype=np.float32)

@@ -17,6 +17,7 @@ from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.faces import Faces
 from edge_fer.core.spec import StageSpec
 from edge_fer.runtime.detectors.mtcnn_pyramid import Pyramid, levels_of, logit
+from edge_fer.runtime.detectors.smallest_face import min_face_in, told
 
 PROPOSE, REFINE, OUTLINE = 0.6, 0.7, 0.7
 """The smallest scores that pass the three networks."""
@@ -52,7 +53,7 @@ class MtcnnDetector:
     Args:
         open_stage: a stage's contract and the most windows in a run -> its engine.
         min_face_px: the smallest face wanted, in pixels of the frame; half of it is four times the work for
-            the first network.
+            the first network. ``None``: a share of each picture's height.
         score: the smallest score that counts as a face, 0..1; ``None``: 0.7.
     """
 
@@ -60,14 +61,18 @@ class MtcnnDetector:
     landmarks = True
 
     def __init__(
-        self, open_stage: Callable[[StageSpec, int], Engine], *, min_face_px: int = 60, score: float | None = None
+        self,
+        open_stage: Callable[[StageSpec, int], Engine],
+        *,
+        min_face_px: int | None = 60,
+        score: float | None = None,
     ) -> None:
         self._open_stage, self._min_face_px = open_stage, min_face_px
         self._score = OUTLINE if score is None else score
         self._searches: dict[tuple[int, int], _Search] = {}
         self._looks: tuple[_Look, _Look] | None = None
         self._halvings = _Halvings()
-        self.name = f"mtcnn, faces from {min_face_px} px"
+        self.name = f"mtcnn, {told(min_face_px)}"
 
     def warm_up(self, height: int, width: int) -> None:
         """Open the engines that frames of this size need, so that the first frame does not wait for them."""
@@ -96,13 +101,14 @@ class MtcnnDetector:
 
     def _search_for(self, height: int, width: int) -> _Search | None:
         """The first network for pictures of a size; ``None`` where they are smaller than the smallest face."""
-        if not levels_of(height, width, self._min_face_px):
+        smallest = min_face_in(height, self._min_face_px)
+        if not levels_of(height, width, smallest):
             return None
         search = self._searches.pop((height, width), None)
         if search is None:
             while len(self._searches) >= SIZES_KEPT:
                 self._searches.pop(next(iter(self._searches))).engine.close()
-            pyramid = Pyramid(height, width, self._min_face_px)
+            pyramid = Pyramid(height, width, smallest)
             search = _Search(self._open_stage(proposal_stage(pyramid), 1), pyramid)
         self._searches[height, width] = search  # the last one of a dictionary is the newest
         return search

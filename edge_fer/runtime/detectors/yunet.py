@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_fer.core.errors import BadInputError
 from edge_fer.core.faces import Faces
+from edge_fer.runtime.detectors.smallest_face import min_face_in, told
 
 WORKING_FACE = 20
 """The smallest wanted face is brought to about this size, where the network still finds it reliably."""
@@ -24,20 +25,21 @@ class YunetDetector:
     whole_frame = False
     landmarks = True
 
-    def __init__(self, path: str, *, min_face_px: int = 60, score: float = 0.6) -> None:
+    def __init__(self, path: str, *, min_face_px: int | None = 60, score: float = 0.6) -> None:
         if not Path(path).is_file():
             raise BadInputError(f"There is no YuNet model {path}.")
         try:
             self._net = cv2.FaceDetectorYN.create(path, "", (320, 320), score, NMS)
         except cv2.error as error:
             raise BadInputError(f"{path} is not a YuNet model that OpenCV can read: {error.err}.") from None
-        self._scale = min(1.0, WORKING_FACE / min_face_px)
+        self._min_face_px = min_face_px
         self._small = np.empty((0, 0, 3), np.uint8)
-        self.name = f"yunet-opencv, faces from {min_face_px} px"
+        self.name = f"yunet-opencv, {told(min_face_px)}"
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Faces:
         height, width = image_bgr.shape[:2]
-        size = (max(32, round(height * self._scale)), max(32, round(width * self._scale)))
+        scale = min(1.0, WORKING_FACE / min_face_in(height, self._min_face_px))
+        size = (max(32, round(height * scale)), max(32, round(width * scale)))
         if self._small.shape[:2] != size:
             self._small = np.empty((*size, 3), np.uint8)
             self._net.setInputSize((size[1], size[0]))

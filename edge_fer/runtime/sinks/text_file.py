@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
-from edge_fer.core.files import describe_os_error
+from edge_fer.core.files import check_writable, describe_os_error
 
 STDOUT = Path("-")
 NO_SPACE = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -88,11 +88,12 @@ def check_target(path: Path) -> None:
 
     Raises:
         BadInputError: its folder does not exist, or it is a folder.
+        DeviceError: no permission.
     """
-    if path.is_dir():
-        raise BadInputError(f"{path} is a folder, not a file to write to.")
     if not path.parent.is_dir():
         raise BadInputError(f"{path}: the folder {path.parent} does not exist.")
+    if not is_special(path) or path.is_dir():
+        check_writable(path)
 
 
 def is_special(path: Path) -> bool:

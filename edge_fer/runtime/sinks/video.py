@@ -43,7 +43,7 @@ class VideoSink:
             )
         self.name, self._path = f"video {path}", path
         check_target(path)
-        self._fps, self._keep_time = fps or DEFAULT_FPS, keep_time
+        self._fps, self._keep_time = _writable_rate(fps or DEFAULT_FPS), keep_time
         self._temporary: Path | None = None
         self._failed = self._full = False
         self._shift_ms: float | None = None
@@ -132,3 +132,9 @@ class VideoSink:
             raise describe_os_error(error, self._path) from None
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def _writable_rate(fps: float) -> float:
+    """The nearest rate that MPEG-4 can name: its clock has 16 bits, so that 240.019, a telephone's slow motion, must be
+    240.02 frames a second, and what is above 650 a whole number."""
+    return max(0.01, round(fps, 2) if fps * 100 < 1 << 16 else float(round(fps)))

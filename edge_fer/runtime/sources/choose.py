@@ -34,7 +34,7 @@ def open_source(
     Raises:
         SourceError: nothing is there, or it is none of these; one sentence says which.
     """
-    if text.lower().startswith(SCHEMES):
+    if is_stream(text):
         return open_stream(text, pool_size=pool_size, paced=paced, memory=memory, lost_after_s=lost_after_s)
     if text.startswith(SYNTHETIC):
         from edge_fer.runtime.sources.synthetic import SyntheticCamera
@@ -42,14 +42,37 @@ def open_source(
         return SyntheticCamera(Path(text.removeprefix(SYNTHETIC)), pool_size=pool_size, memory=memory)
     path = Path(text)
     if path.is_dir():
-        return Images(find_images(path), f"folder {path}", paced=paced)
+        return Images(source_files(text), f"folder {path}", paced=paced)
     if path.is_file():
         if path.stat().st_size == 0:
             raise SourceError(f"{path} is empty (0 bytes).")
         if path.suffix.lower() in SUFFIXES:
             return Images([path], path.name, paced=paced)
         return VideoFile(path, pool_size=pool_size, paced=paced, memory=memory)
-    if any(character in text for character in "*?["):
-        found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns too)
-        return Images([p for p in found if p.suffix.lower() in SUFFIXES], f"pattern {text}", paced=paced)
+    if _is_pattern(text):
+        return Images(source_files(text), f"pattern {text}", paced=paced)
     raise SourceError(f"There is no source {text!r}: neither a file, a folder, a pattern nor a URL.")
+
+
+def source_files(text: str) -> list[Path]:
+    """The files that :func:`open_source` would read, as far as they exist: a video, a picture, or many."""
+    if is_stream(text):
+        return []
+    path = Path(text.removeprefix(SYNTHETIC))
+    if path.is_dir():
+        return find_images(path)
+    if path.is_file():
+        return [path]
+    if not _is_pattern(text):
+        return []
+    found = sorted(Path(name) for name in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns too)
+    return [one for one in found if one.suffix.lower() in SUFFIXES]
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def is_stream(text: str) -> bool:
+    """Whether it is a URL."""
+    return text.lower().startswith(SCHEMES)

@@ -130,7 +130,7 @@ class RawStdin:
         self._conversion = FORMATS[layout.pixels][1]
         self._mailbox = Mailbox()
         self._ready: queue.Queue[Frame | None] = queue.Queue(AHEAD)
-        self._error: SourceError | None = None
+        self._error: BaseException | None = None
         self._starved, self._stop = 0, False
         self._thread = threading.Thread(target=self._loop, name="stdin", daemon=True)
         self._started = False
@@ -173,6 +173,8 @@ class RawStdin:
                     self._hand_over(frame)
         except OSError as error:
             self._error = SourceError(f"Standard input cannot be read: {error.strerror}.")
+        except BaseException as error:  # no memory for a frame, for example: handed to whoever reads
+            self._error = error
         finally:
             self._mailbox.close()
             if not live:

@@ -24,15 +24,14 @@ def open_stream(
     memory: PictureMemory | None = None,
     lost_after_s: float = LOST_AFTER_S,
 ) -> FrameSource:
-    """Open a stream by URL. Credentials in the URL are never shown.
+    """Open a stream by URL. Credentials in the URL are never shown: neither before an ``@`` nor in a query.
 
     A URL whose video has an end (a file on a web server) is read as a file is: in order, nothing dropped, once.
 
     Raises:
         SourceError: nothing answers there, or it is no video.
     """
-    scheme, _, rest = url.partition("://")
-    shown = f"{scheme}://{rest.rpartition('@')[2]}"
+    shown = shown_url(url)
     first = open_media(url, timeout_ms=TIMEOUT_MS)
     if first is None:
         raise SourceError(f"stream {shown} cannot be opened.", fix="Check the address with: ffplay URL")
@@ -46,3 +45,11 @@ def open_stream(
         memory=memory,
         lost_after_s=lost_after_s,
     )
+
+
+def shown_url(url: str) -> str:
+    """Scheme, host and path: what may be printed, stored and served."""
+    scheme, _, rest = url.partition("://")
+    # Nobody quotes a password's own slashes and question marks: what comes before the last @ may all be one.
+    address, query, _ = rest.rpartition("@")[2].partition("?")
+    return f"{scheme}://{address}{query and '?…'}"

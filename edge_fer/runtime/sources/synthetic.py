@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
+from edge_fer.runtime.sources.container import check_container
 
 MEMORY_BYTES = 1 << 30
 
@@ -53,6 +54,7 @@ class SyntheticCamera:
         self._pool = FramePool(pool_size + 2, memory)
         self._mailbox = Mailbox()
         self._starved = 0
+        self._error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="synthetic-camera", daemon=True)
         self._started = False
@@ -70,6 +72,14 @@ class SyntheticCamera:
         return self._mailbox.waiting
 
     def _loop(self) -> None:
+        try:
+            self._play()
+        except BaseException as error:  # handed to whoever reads
+            self._error = error
+        finally:
+            self._mailbox.close()
+
+    def _play(self) -> None:
         began = time.perf_counter()
         for index in range(self._count):
             if self._stop.wait(max(0.0, began + index / self._fps - time.perf_counter())):
@@ -82,7 +92,6 @@ class SyntheticCamera:
             np.copyto(frame.room(image.shape), image)
             frame.index, frame.time_ms, frame.captured_ns = index, 1000 * index / self._fps, time.perf_counter_ns()
             self._mailbox.put(frame)
-        self._mailbox.close()
 
     def interrupt(self) -> None:
         self._stop.set()
@@ -92,6 +101,8 @@ class SyntheticCamera:
             self._started = True
             self._thread.start()
         frame = self._mailbox.get(timeout_s)
+        if frame is None and self._error is not None:
+            raise self._error
         if frame is None and not self._mailbox.closed:
             raise SourceError(f"The synthetic camera gave no frame within {timeout_s:.0f} s.")
         return frame
@@ -109,6 +120,7 @@ def _decode_all(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
     capture = open_media(str(path))
     if capture is None:
         raise SourceError(f"{path} is not a video that OpenCV can decode.")
+    check_container(path)
     images: list[NDArray[np.uint8]] = []
     try:
         while True:
