@@ -20,10 +20,12 @@ from edge_fer.models.registry import build_model
 
 def test_onnx_computes_what_torch_computes(tiny, tiny_onnx, tiny_inputs, resnet, resnet_onnx, resnet_inputs):
     for module, model, inputs in ((tiny, tiny_onnx, tiny_inputs), (resnet, resnet_onnx, resnet_inputs)):
-        parity = check_parity(module, run_logits(open_session(model, 1), inputs), inputs, "net")
+        logits = run_logits(open_session(model, 1), inputs)
+        parity = check_parity(module, logits, inputs, "net")
         assert parity.n == len(inputs)
         assert parity.top1_agreement == 1.0
-        assert parity.max_gap < 1e-4
+        # float32 sums in another order on every processor: 24 bits of the largest logit, and what many layers add.
+        assert parity.max_gap < 1e-5 * max(10.0, np.abs(logits).max())
 
 
 def test_another_function_is_not_passed_off_as_equal(tiny, tiny_onnx, tiny_inputs):
