@@ -64,6 +64,10 @@ class Outputs:
             )
         for path in wanted.files:
             check_target(path)
+        if wanted.save is not None:
+            from edge_fer.runtime.sinks.video import check_video
+
+            check_video(wanted.save)
         if wanted.timeline is not None:
             from edge_fer.runtime.timeline import check_timeline
 

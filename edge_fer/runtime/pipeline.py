@@ -115,6 +115,8 @@ class Pipeline:
         self._ready: queue.SimpleQueue[_Found | BaseException | None] = queue.SimpleQueue()
         self._find_s, self._infer_s = Average(), Average()
         self._infer_began = 0.0
+        self._handed = self._begun = 0
+        self._taken_up = threading.Event()
         self._interval_s = Average(0.1)
         self._detecting = self._attempts(Backoff("Face detection", fix="Try another one with --detector."))
         self._inferring = self._attempts(Backoff("Inference", fix="Try another --backend or --precision."))
@@ -235,6 +237,7 @@ class Pipeline:
                     self._failed_in_finder += 1
                     frame.release()
                     raise
+                self._handed += bool(found.boxes)
                 self._ready.put(found)
         except BaseException as error:  # handed to the labeller, which raises it after the frames before
             end = error
@@ -265,9 +268,17 @@ class Pipeline:
     def _await_turn(self) -> None:
         """Fetch a live frame no sooner than it can be labelled as soon as its faces are found.
 
-        Fetched sooner it would wait for the engine and grow old; a newer one is there by then.
+        Fetched sooner it would wait for the engine and grow old; a newer one is there by then. Until the labeller has
+        taken up the frame before, nobody knows when the engine will be free.
         """
-        if self._live and (began := self._infer_began):
+        if not self._live:
+            return
+        while not self._stopping:
+            self._taken_up.clear()
+            if self._begun >= self._handed:
+                break
+            self._taken_up.wait(POLL_S)
+        if began := self._infer_began:
             early_s = began + self._infer_s.value - self._find_s.value - time.perf_counter()
             if early_s > 0:
                 time.sleep(min(early_s, POLL_S))
@@ -361,6 +372,9 @@ class Pipeline:
         """Results of a frame's faces; ``None`` when detector or engine failed on it."""
         if not (tracks := found.tracks):
             return None if tracks is None else ()
+        self._infer_began = time.perf_counter()
+        self._begun += 1
+        self._taken_up.set()
         try:
             return self._inferring.make(lambda: self._infer(found, tracks))
         finally:
@@ -374,7 +388,6 @@ class Pipeline:
             began = time.perf_counter()
             if first:  # more faces than a place holds: the finder has prepared the first ones
                 self._prepare(found.place, found.frame, boxes, found.angles_deg[first : first + step])
-            self._infer_began = self._infer_began or began
             scores = self.stage.scores(found.place, len(part))
             inferred = time.perf_counter()
             for track, box, row in zip(part, boxes, scores, strict=True):

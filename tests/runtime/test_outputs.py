@@ -50,6 +50,22 @@ def test_every_rate_that_a_container_announces_can_be_written(tmp_path: Path, fp
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(max(fps, 0.01), rel=1e-3)
 
 
+def test_a_picture_of_another_shape_is_neither_squeezed_nor_cut(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "out.mp4", 10.0)
+    for index, size_hw in enumerate(((120, 160), (240, 120), (60, 160))):
+        frame = Frame(np.full((*size_hw, 3), 200, np.uint8))
+        frame.index, frame.time_ms = index, 100.0 * index
+        sink.write(FrameResult(frame, (), LABELS, 1.0, 30.0))
+    sink.close(complete=True)
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    shown = [capture.read()[1] for _ in range(3)]
+    bright = [np.argwhere(image.max(axis=2) > 100) for image in shown]
+    assert [tuple(found.max(axis=0) + 1 - found.min(axis=0)) for found in bright[:1]] == [(120, 160)]
+    for found, (height, width) in zip(bright[1:], ((120, 60), (60, 160)), strict=True):
+        assert found.max(axis=0) + 1 - found.min(axis=0) == pytest.approx((height, width), abs=4)
+        assert found.mean(axis=0) == pytest.approx((60, 80), abs=6), "in the middle"
+
+
 @pytest.mark.parametrize("fps_seen", [5, 10, 40])
 def test_a_video_of_a_camera_lasts_as_long_as_what_was_filmed(tmp_path: Path, fps_seen: int) -> None:
     """Whether the loop dropped most frames or the camera is faster than it says."""

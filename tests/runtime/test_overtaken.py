@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from obedient_parts import Box, Recorder, Scene
 
 from edge_fer.core.engine import Engine
+from edge_fer.runtime.frames import Frame
 from edge_fer.runtime.loop_stats import LoopStats
 from edge_fer.runtime.pipeline import MOST_OVERTAKEN, Pipeline
 
@@ -35,6 +38,28 @@ def test_where_a_newer_frame_waits_the_searched_one_is_dropped_and_counted(engin
     assert not set(sink.indices) & set(scene.detected)
     for index, (box,) in zip(sink.indices, sink.boxes, strict=True):
         assert box == pytest.approx(walking(index)[0][1], abs=4), "the box is the newer frame's own"
+
+
+def test_no_frame_is_fetched_before_the_one_before_is_taken_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for two frames' inference instead of one. The labeller is made slow to wake up."""
+    events: list[str] = []
+
+    class Camera(Scene):
+        def read(self, timeout_s: float) -> Frame | None:
+            events.append("read")
+            return super().read(timeout_s)
+
+    wake_up = Pipeline._next
+
+    def sleepy(self: Pipeline) -> object:
+        found = wake_up(self)
+        time.sleep(0.02)
+        events.append("taken up")
+        return found
+
+    monkeypatch.setattr(Pipeline, "_next", sleepy)
+    label(engine, Camera(20, walking, live=True), waiting=False, detect_every=2)
+    assert events[:40] == ["read", "taken up"] * 20
 
 
 @pytest.mark.parametrize(

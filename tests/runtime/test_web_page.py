@@ -228,6 +228,8 @@ HOST = b"Host: 127.0.0.1:PORT\r\n"
         (HEAD + HOST + b"Origin: null\r\n", 403),
         (HEAD + HOST + b"Origin: http://127.0.0.1:1\r\n", 403),
         (HEAD + HOST + b"Sec-Fetch-Site: same-origin\r\n", 200),
+        (HEAD + HOST + b"no header\r\nOrigin: https://example.org\r\n", 400),
+        (HEAD + HOST + b"X: y\n\nOrigin: https://example.org\r\n", 400),
         (HEAD + HOST + b"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n", 403),
         (HEAD + HOST + b"Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n", 403),
         (HEAD + HOST + b"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: iframe\r\n", 403),

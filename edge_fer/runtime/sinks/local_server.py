@@ -309,6 +309,9 @@ def _read_head(client: socket.socket) -> tuple[tuple[str, str, Message], bytes]:
         headers = http.client.parse_headers(io.BytesIO(rest + b"\r\n\r\n"))
     except (ValueError, http.client.HTTPException):
         raise _Refused(HTTPStatus.BAD_REQUEST, "This is no HTTP request.") from None
+    if headers.defects or headers.get_payload() or whole.count(b"\n") != whole.count(b"\r\n"):
+        # What the parser gives up on hides every header after it, Origin among them.
+        raise _Refused(HTTPStatus.BAD_REQUEST, "The headers are malformed.")
     if version not in ("HTTP/1.0", "HTTP/1.1") or not target.startswith("/"):
         raise _Refused(HTTPStatus.BAD_REQUEST, "This is no HTTP/1.1 request for a path.")
     return (method, target, headers), begun

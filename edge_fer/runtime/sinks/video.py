@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_fer.core.errors import DeviceError, UsageError
 from edge_fer.core.files import describe_os_error
@@ -37,12 +38,8 @@ class VideoSink:
     lossless = True
 
     def __init__(self, path: Path, fps: float, *, keep_time: bool = False) -> None:
-        if path.suffix.lower() not in (".mp4", ".m4v"):
-            raise UsageError(
-                f"--save writes MP4 files, not {path.suffix or 'files without an ending'}.", fix="--save out.mp4"
-            )
+        check_video(path)
         self.name, self._path = f"video {path}", path
-        check_target(path)
         self._fps, self._keep_time = _writable_rate(fps or DEFAULT_FPS), keep_time
         self._temporary: Path | None = None
         self._failed = self._full = False
@@ -89,7 +86,7 @@ class VideoSink:
             self._writer.write(self._last)
         picture = annotated(result)
         if shape[1::-1] != self._size:
-            picture = np.asarray(cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA), np.uint8)
+            picture = _fitted(picture, self._size)
         self._writer.write(picture)
         self._count += times
         if self._keep_time:  # the frame goes back to the pool, and may have to be shown again
@@ -132,6 +129,31 @@ class VideoSink:
             raise describe_os_error(error, self._path) from None
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def _fitted(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture of another shape in the middle of a black one of (width, height), neither squeezed nor cut."""
+    height, width = picture.shape[:2]
+    factor = min(size[0] / width, size[1] / height)
+    inner = (max(1, round(width * factor)), max(1, round(height * factor)))
+    fitted = np.zeros((size[1], size[0], 3), np.uint8)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    fitted[top : top + inner[1], left : left + inner[0]] = cv2.resize(picture, inner, interpolation=cv2.INTER_AREA)
+    return fitted
+
+
+def check_video(path: Path) -> None:
+    """Refuse a name that a video cannot have.
+
+    Raises:
+        UsageError: its ending is not .mp4 or .m4v.
+        BadInputError, DeviceError: see :func:`edge_fer.runtime.sinks.text_file.check_target`.
+    """
+    if path.suffix.lower() not in (".mp4", ".m4v"):
+        raise UsageError(
+            f"--save writes MP4 files, not {path.suffix or 'files without an ending'}.", fix="--save out.mp4"
+        )
+    check_target(path)
 
 
 def _writable_rate(fps: float) -> float:
