@@ -19,7 +19,7 @@ class Truth:
 
     Attributes:
         boxes_xyxy: float32 (n, 4).
-        landmarks: float32 (n, 5, 2), or ``None`` when they are not known.
+        landmarks: float32 (n, 5, 2), NaN for faces whose landmarks are not known, or ``None`` when none are.
         ignore: bool (n,): neither a miss when not found nor a false alarm when found.
     """
 
@@ -41,7 +41,8 @@ class Matched:
         hit: int64 (d,): row of the face that each found, or -1 for a false alarm.
         index: int64 (d,): row of each among the picture's detections.
         faces: how many faces were to be found.
-        landmark_error: float32 (h,): for each hit with landmarks, in order, the mean distance over the eye distance.
+        landmark_error: float32 (h,): for each hit with landmarks, in order, the mean distance over the eye distance;
+            NaN where the face's are not known.
     """
 
     scores: NDArray[np.float32]
@@ -137,4 +138,5 @@ def average_precision(matched: Sequence[Matched]) -> float:
 def mean_landmark_error(matched: Sequence[Matched]) -> float:
     """Mean over all hits that had landmarks; NaN when none had."""
     errors = np.concatenate([m.landmark_error for m in matched] or [np.zeros(0, np.float32)])
+    errors = errors[np.isfinite(errors)]
     return float(errors.mean()) if len(errors) else float("nan")

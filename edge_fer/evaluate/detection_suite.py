@@ -37,6 +37,7 @@ from edge_fer.runtime.detectors.base import FaceDetector
 
 SCENES, EMPTY = "held-out scenes, faces of 40 px and more", "held-out scenes without a face"
 PADDED = {"gray": "held-out faces, grey border", "replicated": "held-out faces, replicated border"}
+EXPRESSIONS = "FER-2013 faces that no training saw, replicated border"
 FULL_SCALE_FACE, SCENE_FACE = 20, 40
 """``min_face_px`` at which our detector works on the picture as it is, and what is asked of it in scenes."""
 FEW_ALARMS = 0.01

@@ -11,10 +11,11 @@ import cv2
 
 from edge_fer.data.detection.compose import Picture
 from edge_fer.data.detection.folder import PictureList, list_pictures, read_bgr, to_gray
-from edge_fer.data.detection.labels import Teacher, label_all, label_crop, label_scene
+from edge_fer.data.detection.labels import Teacher, label_all, label_crop, label_scene, shows_a_face, typical_box
 from edge_fer.data.detection.reviewed import reviewed
 from edge_fer.train.detection_recipe import DetectionRecipe
 
+SMALL = "small-faces"
 Progress = Callable[[str, int, int], None]
 
 
@@ -45,6 +46,9 @@ def load_detection_data(
         labels = label_all(
             teacher, rest, label, cache / f"{kind}.npz", lambda done, total: progress(f"Labelling {kind}", done, total)
         )
+        if kind == SMALL and recipe.small_faces_certain:
+            typical = typical_box(labels)
+            labels = [shows_a_face(item, typical) for item in labels]
         return tuple(
             Picture(to_gray(read_bgr(path)), reviewed(path.name, found))
             for path, found in zip(rest.paths, labels, strict=True)
@@ -55,7 +59,7 @@ def load_detection_data(
         every = list_pictures(small_faces).paths
         # Spread over the classes of a dataset whatever its order: by the hash of the name.
         chosen = sorted(every, key=lambda path: hashlib.sha256(path.name.encode()).digest())[: recipe.small_faces]
-        small = labelled("small-faces", PictureList(tuple(chosen)))
+        small = labelled(SMALL, PictureList(tuple(chosen)))
     return DetectionData(
         labelled("scenes", list_pictures(data / "scenes")), labelled("faces", list_pictures(data / "faces")), small
     )

@@ -17,7 +17,7 @@ class Targets:
 
     Attributes:
         boxes: float32 (N, M, 4) xyxy in pixels.
-        landmarks: float32 (N, M, 5, 2) in pixels.
+        landmarks: float32 (N, M, 5, 2) in pixels; NaN teaches nothing.
         kind: int8 (N, M): 1 a face, 0 nothing (padding), -1 a place to ignore.
     """
 
@@ -144,6 +144,7 @@ def detection_loss(
     box_loss = (complete_iou_loss(boxes[image, place], wanted) * share).sum() / norm
     side = (wanted[:, 2:] - wanted[:, :2]).prod(-1).sqrt().clamp(min=4).view(-1, 1, 1)
     gap = (landmarks[image, place] - targets.landmarks[image, row]) / side
+    gap = torch.where(gap.isfinite(), gap, torch.zeros_like(gap))
     point_loss = (
         functional.smooth_l1_loss(gap, torch.zeros_like(gap), beta=0.02, reduction="none").mean((1, 2)) * share
     ).sum() / norm

@@ -43,6 +43,8 @@ class DetectionRecipe(Frozen):
     mine_weight: float = Field(default=6.0, ge=1)
     small_faces: int = Field(default=6000, ge=0)
     """How many of the low-resolution crops are labelled and used."""
+    small_faces_certain: bool = False
+    """Every low-resolution crop shows a face, also where the teacher sees none (:func:`shows_a_face`)."""
 
 
 def load_detection_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> DetectionRecipe:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from edge_fer.core.errors import BadInputError
 from edge_fer.data.detection.compose import ComposeSpec, Compositor, Picture
 from edge_fer.data.detection.folder import list_pictures
-from edge_fer.data.detection.labels import MIRRORED, SURE, UNSURE, FaceLabels, Teacher, label_all, padded
+from edge_fer.data.detection.labels import (
+    MIRRORED,
+    SURE,
+    UNSURE,
+    FaceLabels,
+    Teacher,
+    label_all,
+    padded,
+    shows_a_face,
+    typical_box,
+)
 from edge_fer.data.detection.reviewed import reviewed
 
 POINTS = np.array([[60, 70], [130, 74], [94, 105], [66, 140], [124, 138]], np.float32)
@@ -202,3 +212,42 @@ def test_a_padded_crop_maps_back() -> None:
     wide, factor, border = padded(crop, 160)
     assert wide.shape == (320, 320, 3)
     assert (factor, border) == (160 / 48, 80)
+
+
+def find(box: list[float], score: float) -> FaceLabels:
+    return FaceLabels(np.array([box], np.float32), POINTS[None], np.array([score], np.float32))
+
+
+TYPICAL = np.array([4, 0, 44, 48], np.float32)
+
+
+def test_a_crop_of_a_data_set_shows_a_face_whatever_the_teacher_thinks() -> None:
+    sure = find([10, 10, 30, 30], SURE)
+    assert shows_a_face(sure, TYPICAL) is sure
+    hesitant = shows_a_face(find([6, 2, 42, 46], 0.3), TYPICAL)
+    np.testing.assert_array_equal(hesitant.boxes_xyxy, [[6, 2, 42, 46]])
+    np.testing.assert_array_equal(hesitant.landmarks, POINTS[None])
+    for elsewhere in (find([0, 0, 12, 12], 0.5), nothing()):
+        taken = shows_a_face(elsewhere, TYPICAL)
+        np.testing.assert_array_equal(taken.boxes_xyxy, TYPICAL[None])
+        assert np.isnan(taken.landmarks).all()
+        assert taken.scores.tolist() == [SURE]
+
+
+def test_a_face_usually_lies_where_the_teacher_is_sure() -> None:
+    found = [find([2, 0, 40, 44], 0.9), find([4, 2, 42, 46], 0.8), find([6, 4, 44, 48], 0.9), find([0, 0, 9, 9], 0.5)]
+    np.testing.assert_array_equal(typical_box([*found, nothing()]), [4, 2, 42, 46])
+    with pytest.raises(BadInputError, match="no face in the crops"):
+        typical_box([nothing()])
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40)
+def test_a_face_without_landmarks_is_pasted_where_its_box_says(seed: int) -> None:
+    unknown = Picture(
+        dotted_face(2).gray, FaceLabels(BOX, np.full((1, 5, 2), np.nan, np.float32), np.ones(1, np.float32))
+    )
+    hard = PLAIN.model_copy(update={"occlude": 1.0, "headgear": 1.0})
+    composite = compositor(unknown, hard).draw(np.random.default_rng(seed))
+    assert np.isnan(composite.landmarks).all()
+    assert np.isfinite(composite.boxes_xyxy).all()

@@ -73,6 +73,26 @@ def test_padding_and_ignored_places_answer_for_nothing_and_cost_nothing() -> Non
     assert detection_loss(raw, nothing, centres, strides, box_weight=1, landmark_weight=1).total.item() > 1.0
 
 
+def test_unknown_landmarks_teach_nothing_and_the_face_is_taught_all_the_same() -> None:
+    centres, strides = places(SIDE, SIDE)
+    raw = torch.from_numpy(np.random.default_rng(1).normal(size=(1, *SPEC.output_shape)).astype(np.float32))
+    known = targets([[8, 8, 40, 44]], [1])
+    unknown = Targets(known.boxes, torch.full_like(known.landmarks, torch.nan), known.kind)
+
+    def taught(wanted: Targets, weight: float) -> tuple[float, torch.Tensor]:
+        answer = raw.clone().requires_grad_()
+        loss = detection_loss(answer, wanted, centres, strides, box_weight=1, landmark_weight=weight)
+        loss.total.backward()
+        assert answer.grad is not None
+        return loss.total.item(), answer.grad
+
+    cost, way = taught(unknown, 9.0)
+    without_cost, without_way = taught(known, 0.0)
+    assert cost == pytest.approx(without_cost)
+    torch.testing.assert_close(way, without_way)
+    assert way.abs().sum() > 0
+
+
 def test_boxes_that_fit_cost_nothing_and_the_cost_grows_with_the_distance() -> None:
     wanted = torch.tensor([[10.0, 10, 30, 40]])
     gaps = [float(complete_iou_loss(wanted + shift, wanted)) for shift in (0.0, 1.0, 5.0, 40.0)]
@@ -143,7 +163,7 @@ def test_a_few_epochs_lower_the_loss_and_an_interrupted_run_ends_the_same(tmp_pa
 
 
 def test_the_shipped_recipes_are_a_detectors_and_known_as_such() -> None:
-    for name in ("detector", "detector-finish", "detector-polish"):
+    for name in ("detector", "detector-finish", "detector-polish", "detector-expressions"):
         assert recipe_task(name) == "detection"
         assert load_detection_recipe(name).model.name == "edge-fer-face"
     assert recipe_task("compact") == "classification"

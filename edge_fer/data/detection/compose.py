@@ -70,7 +70,7 @@ class Composite:
     Attributes:
         gray: uint8 (size, size).
         boxes_xyxy: float32 (m, 4), over the edges where the face is.
-        landmarks: float32 (m, 5, 2).
+        landmarks: float32 (m, 5, 2); NaN where they are unknown.
         ignore: bool (m,): places that are neither face nor background.
     """
 
@@ -272,10 +272,12 @@ class Compositor:
         degrees = float(rng.uniform(-45, 45)) if wild else float(np.clip(rng.normal(0, spec.rotate_deg), -45, 45))
         aspect = float(np.exp(rng.normal(0, 0.04)))
         crop = np.array(crop)
-        if rng.random() < spec.occlude:
+        # A face whose landmarks are unknown is hidden enough as it is.
+        placeable = bool(np.isfinite(points).all())
+        if rng.random() < spec.occlude and placeable:
             disguise.occlude(rng, crop, box, points)
         # Asked first, so that recipes without it draw what they always drew.
-        if spec.headgear and rng.random() < spec.headgear:
+        if spec.headgear and rng.random() < spec.headgear and placeable:
             disguise.put_on_headgear(rng, crop, box, points)
         side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
         for _ in range(6):

@@ -32,7 +32,8 @@ _VERSION = "1"
 
 @dataclass(frozen=True)
 class FaceLabels:
-    """What the teacher says of one picture; ``scores`` are means over the views, 0..1."""
+    """What the teacher says of one picture; ``scores`` are means over the views, 0..1. Landmarks that nobody knows are
+    NaN."""
 
     boxes_xyxy: NDArray[np.float32]
     landmarks: NDArray[np.float32]
@@ -132,6 +133,38 @@ def label_crop(teacher: Teacher, image_bgr: NDArray[np.uint8]) -> FaceLabels:
     wide, factor, border = padded(image_bgr, 160)
     found = teacher.label(wide, scales=(0.75, 1.0, 1.4))
     return FaceLabels((found.boxes_xyxy - border) / factor, (found.landmarks - border) / factor, found.scores)
+
+
+def typical_box(labels: Sequence[FaceLabels]) -> NDArray[np.float32]:
+    """Where the face of a crop usually lies, float32 (4,) in the crops' pixels: the median of the teacher's sure finds.
+
+    Raises:
+        BadInputError: the teacher is sure of none of them.
+    """
+    boxes = [item.boxes_xyxy[item.scores.argmax()] for item in labels if len(item) and item.scores.max() >= SURE]
+    if not boxes:
+        raise BadInputError(
+            "The teacher finds no face in the crops of low resolution.", fix="--small-faces FER2013/train"
+        )
+    return np.asarray(np.median(boxes, axis=0), dtype=np.float32)
+
+
+def shows_a_face(labels: FaceLabels, typical: NDArray[np.float32]) -> FaceLabels:
+    """The labels of a crop that shows a face for certain, because its data set says so, whatever the teacher thinks.
+
+    A teacher that has seen few screaming, crying and covered faces must not decide that they are none. What it is sure
+    of stays. A hesitant find in about the right place is taken as sure; where there is none, the face is the
+    ``typical`` box, float32 (4,), and its landmarks are NaN: unknown.
+    """
+    if len(labels) and labels.scores.max() >= SURE:
+        return labels
+    fits = (labels.scores >= FLOOR) & (iou(labels.boxes_xyxy, typical[None])[:, 0] >= SAME)
+    if fits.any():
+        best = int(np.where(fits, labels.scores, 0).argmax())
+        box, points = labels.boxes_xyxy[best], labels.landmarks[best]
+    else:
+        box, points = typical, np.full((5, 2), np.nan, np.float32)
+    return FaceLabels(box[None], points[None], np.array([SURE], np.float32))
 
 
 def label_all(

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from edge_fer.data.detection.compose import ComposeSpec, Compositor, Picture
 from edge_fer.data.detection.folder import PictureList, list_pictures, read_bgr, to_gray
-from edge_fer.data.detection.labels import SURE, UNSURE, FaceLabels, Teacher, label_all, label_crop, label_scene
+from edge_fer.data.detection.labels import (
+    SURE,
+    UNSURE,
+    FaceLabels,
+    Teacher,
+    label_all,
+    label_crop,
+    label_scene,
+    shows_a_face,
+    typical_box,
+)
 
 CANVAS = 320
 FACE_ON_CANVAS = 192
@@ -150,6 +160,21 @@ def padded_faces(held: HeldOut, border: str) -> list[TestPicture]:
             TestPicture(path.name, np.asarray(canvas, np.uint8), boxes, labels.landmarks * factor + origin, ignore)
         )
     return pictures
+
+
+def expression_faces(
+    crops: Path, teacher: Teacher, cache: Path, progress: Callable[[int, int], None] | None = None
+) -> list[TestPicture]:
+    """Every crop of a folder of low-resolution faces, as FER-2013's, amid a canvas with its border repeated.
+
+    Each shows a face, whatever the teacher says; its hesitant finds only say where (:func:`shows_a_face`). So screams,
+    tears and hands before the face count, which a truth made of a detector's sure finds leaves out.
+    """
+    pictures = list_pictures(crops)
+    labels = label_all(teacher, pictures, label_crop, cache / "expressions.npz", progress)
+    typical = typical_box(labels)
+    faces = ((path, shows_a_face(found, typical)) for path, found in zip(pictures.paths, labels, strict=True))
+    return padded_faces(HeldOut((), tuple(faces)), "replicated")
 
 
 def composites(held: HeldOut, condition: Condition, count: int, seed: int = 5) -> list[TestPicture]:
