@@ -27,11 +27,12 @@ def fold_batch_norm(model: ModelProto) -> ModelProto:
         weight = graph.array(conv.input[1]).astype(np.float64)
         bias = graph.array(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else np.zeros(len(factor))
         weight_name = conv.input[1]
-        bias_name = f"{weight_name.removesuffix('.weight')}.bias"
+        stem = weight_name.removesuffix(".weight")
         if len(graph.consumers[weight_name]) > 1:
             # Shared weights with different norms become different weights.
-            weight_name = f"{norm.input[1].removesuffix('.weight')}.folded.weight"
-            bias_name = f"{norm.input[1].removesuffix('.weight')}.folded.bias"
+            stem = f"{norm.input[1].removesuffix('.weight')}.folded"
+            weight_name = _own_name(graph, arrays, conv, stem, ".weight")
+        bias_name = _own_name(graph, arrays, conv, stem, ".bias")
         arrays[weight_name] = _rounded(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
         arrays[bias_name] = _rounded(beta + (bias - mean) * factor)
         fresh = NodeProto()
@@ -43,6 +44,17 @@ def fold_batch_norm(model: ModelProto) -> ModelProto:
         dropped.add(norm.output[0])
     nodes = [folded.get(n.output[0], n) for n in graph.nodes if n.output[0] not in dropped]
     return rebuilt(model, nodes, arrays)
+
+
+def _own_name(graph: Graph, arrays: dict[str, Array], conv: NodeProto, stem: str, suffix: str) -> str:
+    """A name under which only this convolution stores something.
+
+    The exporter stores equal arrays once: the zero biases of an untrained network are all the first one's.
+    """
+    name, count = f"{stem}{suffix}", 2
+    while name in arrays and graph.only_consumer(name) is not conv:
+        name, count = f"{stem}.{count}{suffix}", count + 1
+    return name
 
 
 def drop_identities(model: ModelProto) -> ModelProto:

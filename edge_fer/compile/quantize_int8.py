@@ -235,15 +235,17 @@ def quantize_int8(
 def _weights(writer: _Writer, node: NodeProto, input_scale: float, dialect: Dialect) -> list[str]:
     """Quantise a layer's weight and bias; returns the names that replace its second and further inputs."""
     graph, axis = writer.graph, weight_axis(node)
-    stem = node.input[1]
-    weight = graph.array(stem)
+    source = node.input[1]
+    # A weight that several layers share gets a scale for each of them, because their inputs and biases differ.
+    stem = source if len(graph.consumers[source]) == 1 else f"{node.name}.weight"
+    weight = graph.array(source)
     bias = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     pair_safe = dialect == "cpu" and not is_depthwise(node, weight)
     integers, scales = quantize_weight(weight, axis, bias=bias, input_scale=input_scale, pair_safe=pair_safe)
     scale_name = writer.store(f"{stem}.scale", scales)
     zero_name = writer.store(f"{stem}.zero_point", np.zeros(len(scales), np.int8))
     if dialect == "trt":
-        quantized = writer.quantize(stem, stem, scale_name, zero_name, axis)
+        quantized = writer.quantize(stem, source, scale_name, zero_name, axis)
     else:
         quantized = writer.store(f"{stem}.quantized", integers)
     names = [writer.dequantize(stem, quantized, scale_name, zero_name, axis)]

@@ -10,9 +10,11 @@ from onnx import numpy_helper
 from tiny_networks import COMPACT, RESNET
 from torch import nn
 
-from edge_fer.compile.calibrate import open_session, run_logits
+from edge_fer.compile.calibrate import open_session, peak_magnitudes, run_logits
 from edge_fer.compile.export_onnx import OPSET, check_parity, compare, export_onnx
 from edge_fer.compile.graph import Graph, count_macs, model_hash, opset_of
+from edge_fer.compile.plan import plan_quantisation
+from edge_fer.compile.quantize_int8 import quantize_int8
 from edge_fer.core.errors import CheckpointError, EdgeFerError
 from edge_fer.core.spec import ModelSpec, PreprocessSpec
 from edge_fer.models.registry import build_model
@@ -115,6 +117,61 @@ def test_folding_changes_the_graph_and_not_the_function():
     with torch.inference_mode():
         expected = model(torch.from_numpy(inputs)).numpy()
     assert compare(expected, run_logits(open_session(exported, 1), inputs)).max_gap < 1e-5
+
+
+class OneNorm(nn.Module):
+    """Two convolutions with the same biases, of which the exporter stores one; only the first has a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.b, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 7)
+        nn.init.zeros_(self.a.bias)
+        nn.init.zeros_(self.b.bias)
+        nn.init.normal_(self.norm.running_mean)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.b(torch.relu(self.norm(self.a(x)))))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+class SharedConvolution(nn.Module):
+    """One convolution run twice, with two norms of which the exporter stores one factor, or without any."""
+
+    def __init__(self, *, norms: bool) -> None:
+        super().__init__()
+        self.stem, self.shared = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(4) if norms else nn.Identity() for _ in range(2)])
+        self.fc = nn.Linear(4, 7)
+        for norm in self.norms if norms else ():
+            nn.init.normal_(norm.running_mean)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for norm in self.norms:
+            x = torch.relu(norm(self.shared(x)))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [OneNorm, lambda: SharedConvolution(norms=True), lambda: SharedConvolution(norms=False)],
+    ids=["equal biases", "shared weights, two norms", "shared weights"],
+)
+def test_what_the_exporter_stores_once_serves_every_layer_that_reads_it(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    inputs = np.random.default_rng(0).normal(size=(4, 1, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(inputs)).numpy()
+    exported = export_onnx(model, COMPACT)
+    assert compare(expected, run_logits(open_session(exported, 1), inputs)).max_gap < 1e-5
+    plan = plan_quantisation(Graph(exported))
+    assert len(plan.layers) == sum(node.op_type == "Conv" for node in exported.graph.node)
+    peaks = peak_magnitudes(exported, inputs)
+    for dialect in ("cpu", "trt"):
+        int8 = quantize_int8(exported, plan, {name: peaks[name] for name in plan.measured}, dialect)
+        assert compare(expected, run_logits(open_session(int8, 1), inputs)).max_gap < 0.02 * np.abs(expected).max()
 
 
 def test_a_network_that_does_not_fit_its_contract_is_refused(tiny):
