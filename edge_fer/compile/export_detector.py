@@ -8,7 +8,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import nn
 
-from edge_fer.compile.export_onnx import _trace
+from edge_fer.compile.export_onnx import trace
 from edge_fer.compile.fold import drop_identities, fold_batch_norm
 from edge_fer.compile.graph import Graph, canonical_names, rebuilt
 from edge_fer.core.engine import BATCH, HEIGHT, INPUT, OUTPUT, WIDTH
@@ -29,7 +29,7 @@ def export_detector(model: nn.Module, spec: DetectorSpec) -> ModelProto:
         raise CheckpointError(f"{spec.name} gives {shape[1:]} for a contract of {spec.output_shape}.")
     axes = {INPUT: {0: BATCH, 2: HEIGHT, 3: WIDTH}, OUTPUT: {0: BATCH, 2: "places"}}
     folded = canonical_names(
-        _fixed_reshapes(fold_batch_norm(drop_identities(_trace(model, example, axes))), spec.output_shape[0])
+        _fixed_reshapes(fold_batch_norm(drop_identities(trace(model, example, axes))), spec.output_shape[0])
     )
     del folded.graph.input[:], folded.graph.output[:]
     folded.graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [BATCH, 1, HEIGHT, WIDTH]))

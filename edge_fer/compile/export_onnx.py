@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from edge_fer.compile.fold import drop_identities, fold_batch_norm, fold_dense, mean_to_pool
-from edge_fer.compile.graph import canonical_names
+from edge_fer.compile.graph import canonical_names, opset_of
 from edge_fer.compile.pointwise import dense_to_pointwise
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import CheckpointError, EdgeFerError
@@ -65,22 +65,31 @@ def export_onnx(model: nn.Module, spec: ModelSpec) -> ModelProto:
         raise CheckpointError(f"{spec.name} does not run on an input of {spec.input_shape}: {error}.") from None
     if shape != (2, len(spec.labels)):
         raise CheckpointError(f"{spec.name} gives {shape[1:]} values a face for {len(spec.labels)} labels.")
-    exported = _trace(model, example)
+    exported = trace(model, example)
     folded = canonical_names(dense_to_pointwise(fold_dense(mean_to_pool(fold_batch_norm(drop_identities(exported))))))
     _pin_interface(folded, spec)
     onnx.checker.check_model(folded, full_check=True)
     return folded
 
 
-def _trace(
+def trace(
     model: nn.Module, example: torch.Tensor, open_axes: Mapping[str, Mapping[int, str]] | None = None
 ) -> ModelProto:
+    """The network as torch's exporter writes it, batch norms and all.
+
+    Args:
+        example: an input (N, C, H, W).
+        open_axes: names of the axes that stay free, by tensor; default: the batch of input and output.
+
+    Raises:
+        EdgeFerError: the exporter wrote another opset than it was asked for.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="edge-fer-", ignore_cleanup_errors=True) as folder,
         warnings.catch_warnings(),
     ):
         path = Path(folder) / "traced.onnx"
-        # The TorchScript exporter is deprecated in favour of one that cannot write opset 17 (FACTS: it gives 18).
+        # The TorchScript exporter is deprecated in favour of one that writes opset 18 even where 17 is asked for.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -96,8 +105,7 @@ def _trace(
             do_constant_folding=True,
         )
         exported = onnx.load(path)
-    version = next(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
-    if version != OPSET:
+    if (version := opset_of(exported)) != OPSET:
         raise EdgeFerError(f"torch exported ONNX opset {version} instead of {OPSET}.")
     return exported
 

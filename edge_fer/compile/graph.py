@@ -86,7 +86,7 @@ class Graph:
         for node in self.nodes:
             if node.op_type in _NEVER_NEGATIVE or (node.op_type == "Clip" and self._clips_at_zero(node)):
                 proved.update(node.output)
-            elif node.op_type in _MONOTONE:
+            elif node.op_type in _MONOTONE and not overshoots(node):
                 values = [node.input[0]] if node.op_type in _RANGE_ONLY - {"Concat"} else list(node.input)
                 if all(name in proved or self._stored_non_negative(name) for name in values):
                     proved.update(node.output)
@@ -104,6 +104,11 @@ class Graph:
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes of a node as Python values."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def overshoots(node: NodeProto) -> bool:
+    """Whether an operator interpolates beyond the values that it moves, as a cubic ``Resize`` does."""
+    return node.op_type == "Resize" and attributes(node).get("mode", b"nearest") == b"cubic"
 
 
 def rebuilt(
@@ -125,10 +130,9 @@ def rebuilt(
         list(model.graph.output),
         [numpy_helper.from_array(array, name) for name, array in stored.items()],
     )
-    version = opset or next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", version)],
+        opset_imports=[helper.make_opsetid("", opset or opset_of(model))],
         ir_version=8,
         producer_name="edge-fer",
         producer_version=__version__,

@@ -16,15 +16,15 @@ from typing import Literal
 
 from onnx import NodeProto
 
-from edge_fer.compile.graph import Graph
+from edge_fer.compile.graph import Graph, overshoots
 
 Dialect = Literal["cpu", "trt"]
 
 QUANTISED_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Resize"})
-"""Operators whose output is a choice or another order of their input: it can keep the input's scale. (A ``Resize``
-between pixels stays within its input's range; a cubic one would not, and no network of ours has one.)"""
+"""Operators whose output stays within their input's range, so that it can keep the input's scale; of ``Resize`` all but
+the cubic one."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _range_source(graph: Graph, name: str) -> str:
 
     This does not depend on which layers are quantised, so one set of ranges serves every mixture.
     """
-    while name in graph.producer and graph.producer[name].op_type in _SAME_RANGE:
-        name = graph.producer[name].input[0]
+    while (maker := graph.producer.get(name)) is not None and maker.op_type in _SAME_RANGE and not overshoots(maker):
+        name = maker.input[0]
     return name
 
 

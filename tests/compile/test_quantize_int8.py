@@ -274,3 +274,26 @@ def test_layers_can_be_kept_in_floating_point(resnet_onnx, resnet_inputs):
 
 def test_int8_is_a_quarter_of_the_size(resnet_onnx, resnet_cpu):
     assert resnet_cpu[0].ByteSize() < 0.27 * resnet_onnx.ByteSize()
+
+
+@pytest.mark.parametrize(("mode", "own"), [("cubic", True), ("linear", False), ("nearest", False)])
+def test_an_enlargement_that_overshoots_has_a_range_and_a_sign_of_its_own(mode, own):
+    nodes = [
+        helper.make_node("Relu", ["input"], ["rectified"], "rectified"),
+        helper.make_node("Resize", ["rectified", "", "factors"], ["enlarged"], "enlarged", mode=mode),
+        helper.make_node("Conv", ["enlarged", "conv.weight"], ["conv"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["conv", "last.weight"], ["logits"], "last"),
+    ]
+    weights = np.random.default_rng(0).normal(size=(4, 4, 3, 3)).astype(np.float32)
+    stored = {"factors": np.array([1, 1, 2, 2], np.float32), "conv.weight": weights, "last.weight": weights}
+    graph = helper.make_graph(
+        nodes,
+        "enlarging",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 4, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4, 14, 14])],
+        [numpy_helper.from_array(array, name) for name, array in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    plan = plan_quantisation(Graph(model))
+    assert plan.shares["enlarged"] == ("enlarged" if own else "rectified")
+    assert ("enlarged" in plan.never_negative) is not own
