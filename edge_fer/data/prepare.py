@@ -20,7 +20,7 @@ from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.core.files import atomic_folder, check_out_folder, sha256_file
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.data.class_folders import read_image
-from edge_fer.data.cut_journal import Job, Outcome, cut_all
+from edge_fer.data.cut_journal import JOURNAL, Job, Outcome, cut_all
 from edge_fer.data.harmonise import label_mapping
 from edge_fer.data.perceptual_hash import MINI_PX, thumbnail
 from edge_fer.data.picture_sheet import Tile, draw_sheet
@@ -112,7 +112,7 @@ def prepare(
         fresh: throw away unfinished work, and replace a finished dataset of another recipe.
 
     Raises:
-        UsageError: ``out`` exists and is something else.
+        UsageError: ``out`` or ``<out>.partial`` exists and is something else.
         EdgeFerError: what reading, cutting and writing raise.
     """
     check_out_folder(out)
@@ -120,6 +120,11 @@ def prepare(
     if out.exists() and not _replaceable(out, key, fresh):
         return read_summary(out)
     work = out.with_name(f"{out.name}.partial")
+    if work.is_dir() and any(work.iterdir()) and not (work / JOURNAL).is_file():
+        raise UsageError(
+            f"{work} holds other things, and unfinished work would lie there until it is removed.",
+            fix="Give another --out.",
+        )
     if fresh:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -380,6 +380,20 @@ def test_the_current_folder_is_never_replaced(tmp_path: Path, tree: Path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "here", "r.yaml"]
 
 
+@pytest.mark.parametrize("more", [(), ("--fresh",)], ids=["as usual", "fresh"])
+def test_a_folder_where_unfinished_work_would_lie_is_not_removed(
+    tmp_path: Path, tree: Path, more: tuple[str, ...]
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", [{"name": "a", "path": str(tree)}])
+    notes = tmp_path / "out.partial" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(UsageError, match=r"out\.partial holds other things"):
+        run("--config", str(recipe), "--out", str(tmp_path / "out"), *more)
+    assert notes.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
 def test_unfinished_work_of_another_recipe_is_not_mixed_in(tmp_path: Path, tree: Path) -> None:
     path = write_recipe(tmp_path / "r.yaml", [{"name": "f", "path": "faces"}])
     recipe, beside = load_recipe(str(path))
