@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,11 +22,6 @@ M = TypeVar("M", bound=BaseModel)
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
-
-
-def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -87,11 +82,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        fresh = path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
+        # Made as any other file is, so that it gets the permissions of the umask; mkstemp's would be ours alone, and to
+        # ask for the umask is to change it for a moment in every thread.
+        fresh.touch(exist_ok=False)
+        temporary = fresh
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise describe_os_error(error, path) from error
@@ -107,20 +103,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        fresh = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        fresh.mkdir()
+        temporary = fresh
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            retired = path.parent / f".{path.name}.old.{secrets.token_hex(4)}"
+            retired.mkdir()
             old = retired / path.name
             try:
                 path.replace(old)
                 temporary.replace(path)
-            except OSError:
-                if old.exists():
-                    old.replace(path)
-                raise
             finally:
+                # Whatever came between the two, Ctrl-C included, the old one goes only when the new one is there.
+                if old.exists() and not path.exists():
+                    old.replace(path)
                 shutil.rmtree(retired, ignore_errors=True)
         else:
             temporary.replace(path)
@@ -129,12 +126,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def inside(folder: Path, name: str) -> Path:

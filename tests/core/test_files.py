@@ -79,6 +79,45 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_an_interruption_between_the_two_steps_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    replace, calls = Path.replace, []
+
+    def interrupted(self: Path, goal: Path) -> Path:
+        calls.append(goal)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return replace(self, goal)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as temporary:
+        (temporary / "new.txt").write_text("new")
+    assert (target / "old.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_permissions_are_those_of_the_umask_which_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patched:
+            patched.delattr(os, "umask")  # it is the whole process's: other threads make files meanwhile
+            with atomic_file(tmp_path / "report.json") as temporary:
+                temporary.write_text("new")
+            with atomic_folder(tmp_path / "bundle"):
+                pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o750
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "."])
 def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match="outside itself"):
