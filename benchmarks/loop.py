@@ -187,7 +187,8 @@ def report(found: dict[str, Any]) -> str:
         lines += ["**A quick run that only proves that the script works. Its figures mean nothing.**", ""]
     lines += [
         f"{box['cpu']}, {box['cores']} cores; {found['when']}, edge-fer {found['edge_fer']}. {settings['rounds']} "
-        f"interleaved rounds of {settings['seconds']:g} s, one process a measurement; medians, ratios within rounds.",
+        f"interleaved rounds of {settings['seconds']:g} s, one process a measurement; medians, ratios within rounds, "
+        "in brackets the smallest and the largest.",
         f"Ours: detector {settings['detector']}, {settings['backend']} {settings['precision']}, {settings['threads']} "
         "engine thread(s); the rival: `benchmarks/rival.py`, with the thread counts that OpenCV and torch choose.",
         "",

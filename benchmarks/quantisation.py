@@ -245,7 +245,7 @@ def _why(case: CaseResult | None, key: str) -> str:
 def bar_table(verdicts: list[Verdict], *, quick: bool) -> str:
     """The bars as Markdown."""
     rows = [
-        "| network | threads | ratio of latencies | wanted | measured (95 %) | |",
+        "| network | threads | ratio of latencies | wanted | measured (interval) | |",
         "|---|---|---|---|---|---|",
     ]
     for verdict in verdicts:

@@ -25,7 +25,7 @@ from edge_fer import __version__
 from edge_fer.backends.host import cpu_name
 from edge_fer.bench.conditions import disturbance, ticks
 from edge_fer.bench.results import Round, pack_round
-from edge_fer.bench.statistics import paired_ratio
+from edge_fer.bench.statistics import interval_words, paired_ratio
 from edge_fer.core.files import atomic_file
 
 TASKS = {"classification": "A decoded face to a label", "detection": "A decoded 720p frame to boxes"}
@@ -106,11 +106,12 @@ def to_markdown(result: dict[str, Any], source: str) -> str:
     for task, title in TASKS.items():
         section = _section(result, task, title)
         parts += [*section, ""] if section else []
+    rounds = max(len(about["rounds"]) for about in result["peers"].values())
     parts += [
         "Each package runs in an environment of its own, as its documentation shows it, in a fresh process in every "
         "round, in turn with the others. Milliseconds are of single calls, back to back, after a warm-up; neither "
         "decoding nor another package's code is in them. `times ours`: how many times as long as ours takes, "
-        "medians of the same round, with a 95 % bootstrap interval over rounds. Processor: its time a picture, all "
+        f"medians of the same round{interval_words(rounds)}. Processor: its time a picture, all "
         "threads together. Cold start: from before the imports to the end of the first call. Memory: what the "
         "package adds to a process that holds the pictures. Installed: its environment on disk, with everything "
         "that pip brings along.",

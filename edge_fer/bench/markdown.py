@@ -111,7 +111,7 @@ def write_comparison(
         f"Plan `{newer.plan.name}`, {newer.plan.rounds} rounds; {newer.device}; {older.measured_utc} and "
         f"{newer.measured_utc}; edge-fer {newer.edge_fer_version}.",
         "",
-        _table(("case", f"{one} ms", f"{other} ms", "times as long", "95 %", "verdict"), rows, left=1),
+        _table(("case", f"{one} ms", f"{other} ms", "times as long", "interval", "verdict"), rows, left=1),
         f"Times as long: {what}, {other} over {one}, with a 95 % bootstrap interval over the rounds of both. Accepted: "
         f"{report.threshold:.1%}.{largest}",
         *(f"\n> {sentence}" for sentence in dict.fromkeys((*disturbances(older), *disturbances(newer)))),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_fer.bench.conditions import Disturbance
 from edge_fer.bench.results import BenchResult, CaseResult
-from edge_fer.bench.statistics import Interval
+from edge_fer.bench.statistics import Interval, interval_words
 from edge_fer.core.files import atomic_file
 
 SHORT = {
@@ -183,8 +183,8 @@ def notes(result: BenchResult) -> list[str]:
         "interleaved, a fresh process for every case of every round, one alive at a time; edge-fer "
         f"{result.edge_fer_version}, "
         f"{', '.join(f'{name} {version}' for name, version in result.packages.items())}, {result.measured_utc}.",
-        "Ratios: medians of the same round, with their 95 % bootstrap interval over rounds. Cold start: process start "
-        "to the first result, engine cache warm. `fp32` of OpenVINO is its f32 hint, not its default.",
+        f"Ratios: medians of the same round{interval_words(plan.rounds)}. Cold start: process start to the first "
+        "result, engine cache warm. `fp32` of OpenVINO is its f32 hint, not its default.",
         f"The machine: {_conditions(result)}. {_overhead(result)}",
     ]
     if any(case.layers for case in result.cases):

@@ -67,7 +67,8 @@ class CaseResult(Frozen):
         top1_interval: 95 % bootstrap over samples.
         agreement_fp32: part of the samples that get the same label as from fp32.
         speedup_torch, speedup_ort_fp32, speedup_benchmark_app: how many times faster than torch eager, ONNX Runtime
-            fp32, and OpenVINO's ``benchmark_app`` in the same precision; intervals are a 95 % bootstrap over rounds.
+            fp32, and OpenVINO's ``benchmark_app`` in the same precision; intervals are a 95 % bootstrap over rounds,
+            or the range of fewer than six.
         vram_bytes: the GPU's memory in use while the case was open, by all programs; null where it does not tell.
         joules_per_face: by the whole processor or GPU, other programs included; null where it does not tell.
         clock_mhz, temperature_c: the lowest clock and the highest temperature at the end of a round.

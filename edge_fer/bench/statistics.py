@@ -8,12 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+LEAST_ROUNDS = 6
+"""Of fewer, the bootstrap gives back the smallest and the largest of them: it cannot draw what was not measured. That
+range holds the true median in at most ``1 - 2 ** (1 - rounds)`` of cases, the level of the sign test's interval."""
 LEVEL = (2.5, 97.5)
 Interval = tuple[float, float]
 
 
 def paired_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, Interval | None]:
-    """Median over rounds of the ratio within each round, with a 95 % percentile bootstrap over rounds.
+    """Median over rounds of the ratio within each round, with a 95 % percentile bootstrap over rounds; of fewer than
+    :data:`LEAST_ROUNDS`, their range.
 
     A round's two medians were taken within minutes of each other, so a machine that is slower in one round than in the
     next changes both and leaves the ratio alone. Rounds, not calls, are resampled: calls of one process are no
@@ -57,6 +61,16 @@ def unpaired_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[floa
     random = np.random.default_rng(0)
     medians = [np.median(v[random.integers(len(v), size=(RESAMPLES, len(v)))], axis=1) for v in (one, other)]
     return value, _interval(medians[0] / medians[1])
+
+
+def interval_words(rounds: int) -> str:
+    """What the interval of :func:`paired_ratio` over so many rounds is, to follow "medians of the same round"."""
+    if rounds < 2:
+        return ""
+    if rounds >= LEAST_ROUNDS:
+        return ", with their 95 % bootstrap interval over rounds"
+    level = 1 - 2.0 ** (1 - rounds)
+    return f", with their range over {rounds} rounds, a {100 * level:.0f} % interval (95 % takes {LEAST_ROUNDS} rounds)"
 
 
 def _interval(values: NDArray[np.float64]) -> Interval:

@@ -75,7 +75,7 @@ def show_comparison(console: Console, report: ComparisonReport, before: str, aft
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in ("case", f"{before} ms", f"{after} ms", "times as long", "95 %", "verdict", "top-1"):
+    for heading in ("case", f"{before} ms", f"{after} ms", "times as long", "interval", "verdict", "top-1"):
         table.add_column(escape(heading), justify="left" if heading in ("case", "verdict") else "right")
     for case in report.cases:
         table.add_row(

@@ -72,6 +72,15 @@ def test_other_devices_are_refused_unless_forced() -> None:
     assert "CPU elsewhere" in compare(times(1.0), other, threshold=0.05, force=True).warnings[0]
 
 
+def test_too_few_rounds_for_95_percent_are_told() -> None:
+    few = times(1.0)
+    assert compare(few, few, threshold=0.05).warnings == (
+        "intervals of 3 rounds cover less than 95 %, for which 6 are needed",
+    )
+    enough = few.model_copy(update={"plan": few.plan.model_copy(update={"rounds": 6})})
+    assert compare(enough, enough, threshold=0.05).warnings == ()
+
+
 def test_a_change_of_accuracy_is_shown() -> None:
     report = compare(times(1.0, top1=0.70), times(1.0, top1=0.65), threshold=0.05)
     assert report.cases[1].accuracy_change == pytest.approx(-0.05)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_fer.bench.statistics import paired_ratio, unpaired_ratio
+from edge_fer.bench.statistics import LEAST_ROUNDS, interval_words, paired_ratio, unpaired_ratio
 
 times = st.lists(st.floats(min_value=0.01, max_value=1e4), min_size=2, max_size=9)
 
@@ -52,3 +52,18 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         assert interval is not None
         hits += interval[0] <= 2.0 <= interval[1]
     assert 0.88 <= hits / 200 <= 1.0
+
+
+@pytest.mark.parametrize(("rounds", "level"), [(2, 50), (3, 75), (4, 88), (5, 94)])
+def test_few_rounds_give_their_range_which_is_not_called_95_percent(rounds: int, level: int) -> None:
+    random = np.random.default_rng(rounds)
+    hits = 0
+    for _ in range(400):
+        slow, fast = (base * random.lognormal(0, 0.05, rounds) for base in (2.0, 1.0))
+        _, interval = paired_ratio(slow, fast)
+        assert interval == (pytest.approx((slow / fast).min()), pytest.approx((slow / fast).max()))
+        hits += interval[0] <= 2.0 <= interval[1]
+    assert hits / 4 == pytest.approx(level, abs=7)
+    assert f"range over {rounds} rounds, a {level} % interval" in interval_words(rounds)
+    assert interval_words(LEAST_ROUNDS) == ", with their 95 % bootstrap interval over rounds"
+    assert interval_words(1) == ""
