@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,11 +86,34 @@ def calibrate(
         UsageError: no such method.
         CalibrationError: the network gives NaN or infinity for these samples.
     """
-    check_method(method)
     plan = plan_quantisation(Graph(model))
-    stats = collect(
-        model, plan.measured, lambda: samples.batches(preprocess, BATCH), threads=threads, progress=progress
-    )
+    batches = partial(samples.batches, preprocess, BATCH)
+    return measure_ranges(model, plan, samples, batches, method=method, threads=threads, progress=progress)
+
+
+def measure_ranges(
+    model: ModelProto,
+    plan: Plan,
+    samples: CalibrationSet,
+    batches: Batches,
+    *,
+    method: str,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Choose every range of a plan.
+
+    Args:
+        batches: of ``samples``, as the network's input.
+        progress: called with (samples done, of how many); every sample is run twice.
+
+    Raises:
+        UsageError: no such method.
+        CalibrationError: the network gives NaN or infinity for these samples.
+    """
+    check_method(method)
+    told = None if progress is None else lambda done: progress(done, 2 * len(samples))
+    stats = collect(model, plan.measured, batches, threads=threads, progress=told)
     return Calibration(
         method=method,
         model_sha256=model_hash(model),
@@ -139,9 +163,12 @@ def collect(
     batches: Batches,
     *,
     threads: int = 1,
-    progress: Progress | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, TensorStats]:
     """Extremes first, then histograms of magnitudes over exactly that range: two passes, no rebinning.
+
+    Args:
+        progress: told how many samples have been run, over both passes.
 
     Raises:
         CalibrationError: a tensor holds NaN or infinity.
@@ -151,7 +178,6 @@ def collect(
     minima = dict.fromkeys(tensors, np.inf)
     maxima = dict.fromkeys(tensors, -np.inf)
     peaks: dict[str, list[float]] = {name: [] for name in tensors}
-    total = 2 * sum(1 for _ in batches())
     done = 0
     for inputs in batches():
         for name, values in _values(session, computed, inputs, INPUT in tensors):
@@ -163,18 +189,18 @@ def collect(
                 )
             minima[name], maxima[name] = min(minima[name], low), max(maxima[name], high)
             peaks[name].append(max(abs(low), abs(high)))
-        done += 1
+        done += len(inputs)
         if progress is not None:
-            progress(done, total)
+            progress(done)
     if not done:
         raise CalibrationError("The calibration set is empty.")
     histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
     for inputs in batches():
         for name, values in _values(session, computed, inputs, INPUT in tensors):
             histograms[name] += magnitude_histogram(values, max(abs(minima[name]), abs(maxima[name])))
-        done += 1
+        done += len(inputs)
         if progress is not None:
-            progress(done, total)
+            progress(done)
     return {name: TensorStats(minima[name], maxima[name], tuple(peaks[name]), histograms[name]) for name in tensors}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,25 +48,12 @@ def write_certificate(
     names = [variant.file for variant in forms.models]
     stored = canary_logits(forms, checkpoint)
     gaps = {item.candidate.label: canary_gap(item, stored) for item in verified if item.canary_logits is not None}
-    worst: dict[str, float] = {}
-    for item in verified:
-        if item.candidate.label in gaps:
-            precision = item.candidate.precision
-            worst[precision] = max(worst.get(precision, 0.0), gaps[item.candidate.label])
+    worst = worst_gaps((item.candidate.precision, gaps.get(item.candidate.label)) for item in verified)
     write_canary(folder / CANARY_FILE, Canary(canary_images(), stored))
     names.append(CANARY_FILE)
-    calibration = None
-    if forms.calibration is not None:
-        write_calibration(folder / CALIBRATION_FILE, forms.calibration)
-        names.append(CALIBRATION_FILE)
-        calibration = CalibrationRecord(
-            method=forms.calibration.method,
-            samples=len(forms.calibration.sample_ids),
-            source=forms.calibration.source,
-            data_sha256=forms.calibration.data_sha256,
-            file=CALIBRATION_FILE,
-            notes=forms.calibration_notes,
-        )
+    calibration = record_calibration(folder, forms)
+    if calibration is not None:
+        names.append(calibration.file)
     manifest = BundleManifest(
         edge_fer_version=__version__,
         model=checkpoint.spec,
@@ -88,6 +75,31 @@ def write_certificate(
     )
     write_manifest(folder, manifest)
     return manifest, gaps
+
+
+def worst_gaps(gaps: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    """The largest canary gap by precision, of (precision, gap) of every engine; ``None`` where one gave nothing."""
+    worst: dict[str, float] = {}
+    for precision, gap in gaps:
+        if gap is not None:
+            worst[precision] = max(worst.get(precision, 0.0), gap)
+    return worst
+
+
+def record_calibration(folder: Path, forms: Forms) -> CalibrationRecord | None:
+    """Write the ranges into ``folder``; returns what the manifest says of them, or ``None`` where there are none."""
+    found = forms.calibration
+    if found is None:
+        return None
+    write_calibration(folder / CALIBRATION_FILE, found)
+    return CalibrationRecord(
+        method=found.method,
+        samples=len(found.sample_ids),
+        source=found.source,
+        data_sha256=found.data_sha256,
+        file=CALIBRATION_FILE,
+        notes=forms.calibration_notes,
+    )
 
 
 def canary_logits(forms: Forms, checkpoint: Checkpoint) -> dict[str, Logits]:

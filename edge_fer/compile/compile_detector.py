@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,19 @@ from edge_fer import __version__
 from edge_fer.backends.choose import choose
 from edge_fer.backends.dialects import canary_key, form_key
 from edge_fer.backends.registry import open_onnx
-from edge_fer.compile.bias_correction import measure_shifts
 from edge_fer.compile.calibrate import (
-    Calibration,
-    choose_ranges,
-    collect,
+    measure_ranges,
     open_session,
     run_logits,
-    write_calibration,
 )
 from edge_fer.compile.canary_faces import FILE as CANARY_FILE
 from edge_fer.compile.canary_faces import canary_record
-from edge_fer.compile.certificate import CALIBRATION_FILE
+from edge_fer.compile.certificate import record_calibration, worst_gaps
 from edge_fer.compile.detector_pictures import calibration_batches, canary_picture, picture_batch
 from edge_fer.compile.export_detector import export_detector, output_layers
 from edge_fer.compile.export_onnx import OPSET, check_parity
-from edge_fer.compile.forms import FP32, INT8_CPU, INT8_TRT, Forms, cpu_form
-from edge_fer.compile.graph import Graph, count_macs, model_hash
+from edge_fer.compile.forms import FP32, INT8_CPU, INT8_TRT, Forms, cpu_form, with_shifts
+from edge_fer.compile.graph import Graph, count_macs
 from edge_fer.compile.plan import plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
 from edge_fer.compile.report import DetectorReport, HeldReport
@@ -43,7 +40,6 @@ from edge_fer.core.faces import Faces, iou
 from edge_fer.core.files import atomic_folder
 from edge_fer.core.manifest import (
     BundleManifest,
-    CalibrationRecord,
     CheckpointRecord,
     ParityRecord,
     write_manifest,
@@ -95,7 +91,7 @@ def compile_detector(request: CompileRequest, progress: Progress | None = None) 
             for variant, form in forms.models.items()
         }
         held = _hold(request, folder, spec, forms, inputs, stored, step)
-        manifest = _certificate(folder, checkpoint, forms, pictures, held, stored, canary)
+        manifest = _certificate(folder, checkpoint, forms, held, stored, canary)
     timed, reason = None, "no engine was built, as asked; the first run builds it"
     if request.build:
         try:
@@ -156,40 +152,29 @@ def _quantise(request: CompileRequest, spec: DetectorSpec, forms: Forms, step: P
         return None
     step("Reading the calibration set", 0, 0)
     pictures = open_calibration_set(request.calibration)
+    forms.calibration_notes = pictures.notes
     forms.notes += [f"calibration: {note}" for note in pictures.notes]
     model = forms.models[FP32]
     graph = Graph(model)
     floating = tuple(sorted(output_layers(graph)))
     plan = plan_quantisation(graph, frozenset(floating))
-    method = request.method or DETECTOR_METHOD
-    stats = collect(
+    batches = partial(calibration_batches, pictures, spec)
+    found = measure_ranges(
         model,
-        plan.measured,
-        lambda: calibration_batches(pictures, spec),
+        plan,
+        pictures,
+        batches,
+        method=request.method or DETECTOR_METHOD,
         threads=usable_threads(),
         progress=lambda done, total: step("Measuring ranges", done, total),
     )
-    forms.calibration = Calibration(
-        method=method,
-        model_sha256=model_hash(model),
-        data_sha256=pictures.sha256,
-        source=pictures.source,
-        sample_ids=pictures.ids,
-        tensors=choose_ranges(stats, plan, method),
-        float_layers=floating,
-    )
-    thresholds = forms.calibration.thresholds()
     if request.bias_correction:
-        step("Correcting biases", 0, 0)
-        shifts = measure_shifts(
-            model, plan, thresholds, lambda: calibration_batches(pictures, spec), threads=usable_threads()
-        )
-        mended = {name: tuple(map(float, shift)) for name, shift in shifts.items()}
-        forms.calibration = forms.calibration.model_copy(update={"bias_shifts": mended})
+        found = with_shifts(found, model, plan, batches, step)
+    forms.calibration = found.model_copy(update={"float_layers": floating})
     step("Quantizing to int8", 0, 0)
     forms.models[INT8_CPU] = cpu_form(forms, floating)
     if request.wants_trt:
-        forms.models[INT8_TRT] = quantize_int8(model, plan, thresholds, "trt")
+        forms.models[INT8_TRT] = quantize_int8(model, plan, found.thresholds(), "trt")
     return pictures
 
 
@@ -287,30 +272,16 @@ def _certificate(
     folder: Path,
     checkpoint: DetectorCheckpoint,
     forms: Forms,
-    pictures: CalibrationSet | None,
     held: list[HeldReport],
     stored: dict[str, NDArray[np.float32]],
     canary: NDArray[np.uint8],
 ) -> BundleManifest:
     names = [variant.file for variant in forms.models]
-    worst: dict[str, float] = {}
-    for item in held:
-        if item.canary_gap is not None:
-            precision = item.precision
-            worst[precision] = max(worst.get(precision, 0.0), item.canary_gap)
     write_canary(folder / CANARY_FILE, Canary(canary, stored))
     names.append(CANARY_FILE)
-    calibration = None
-    if forms.calibration is not None and pictures is not None:
-        write_calibration(folder / CALIBRATION_FILE, forms.calibration)
-        names.append(CALIBRATION_FILE)
-        calibration = CalibrationRecord(
-            method=forms.calibration.method,
-            samples=len(forms.calibration.sample_ids),
-            source=forms.calibration.source,
-            data_sha256=forms.calibration.data_sha256,
-            file=CALIBRATION_FILE,
-        )
+    calibration = record_calibration(folder, forms)
+    if calibration is not None:
+        names.append(calibration.file)
     sized = _at_size(forms.models[FP32], checkpoint.spec)
     manifest = BundleManifest(
         edge_fer_version=__version__,
@@ -324,7 +295,9 @@ def _certificate(
         opset=OPSET,
         variants=tuple(forms.models),
         files=record_files(folder, names),
-        canary=canary_record(float(np.abs(stored["fp32"]).max()), worst),
+        canary=canary_record(
+            float(np.abs(stored["fp32"]).max()), worst_gaps((item.precision, item.canary_gap) for item in held)
+        ),
         calibration=calibration,
         parity=tuple(item.parity for item in held if item.parity is not None),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from edge_fer.compile.bias_correction import correct_biases, measure_shifts
 from edge_fer.compile.calibrate import (
     BATCH,
     DEFAULT_METHOD,
+    Batches,
     Calibration,
     open_session,
     peak_magnitudes,
@@ -25,7 +27,7 @@ from edge_fer.compile.canary_faces import canary_images, face_batch
 from edge_fer.compile.executed import executed_by_onnxruntime
 from edge_fer.compile.graph import Graph, model_hash
 from edge_fer.compile.lint_trt import lint_trt
-from edge_fer.compile.plan import plan_quantisation
+from edge_fer.compile.plan import Plan, plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
 from edge_fer.compile.range_cache import RangeCache, calibrate_or_recall
 from edge_fer.compile.request import CompileRequest
@@ -157,7 +159,10 @@ def _ranges(
             progress=lambda done, total: step("Measuring ranges", done, total),
         )
         forms.notes += [note] if note else []
-        return _with_shifts(request, spec, model, forms.faces, found, step) if request.bias_correction else found
+        if request.bias_correction:
+            batches = partial(forms.faces.batches, spec.preprocess, BATCH)
+            found = with_shifts(found, model, plan_quantisation(Graph(model)), batches, step)
+        return found
     shipped = shipped_ranges(spec, model)
     if shipped is not None:
         forms.notes.append(
@@ -195,22 +200,14 @@ def predicted_classes(model: ModelProto, faces: CalibrationSet, spec: ModelSpec,
     return f"the fp32 network calls {len(found)} of these faces: {seen}"
 
 
-def _with_shifts(
-    request: CompileRequest,
-    spec: ModelSpec,
-    model: ModelProto,
-    faces: CalibrationSet,
-    found: Calibration,
-    step: Progress,
-) -> Calibration:
+def with_shifts(found: Calibration, model: ModelProto, plan: Plan, batches: Batches, step: Progress) -> Calibration:
+    """The ranges, and beside them what bias correction adds to the biases of the plan's layers.
+
+    Args:
+        batches: float32 (n, C, H, W) of the calibration set.
+    """
     step("Measuring how int8 shifts the biases", 0, 0)
-    shifts = measure_shifts(
-        model,
-        plan_quantisation(Graph(model)),
-        found.thresholds(),
-        lambda: faces.batches(spec.preprocess, BATCH),
-        threads=usable_threads(),
-    )
+    shifts = measure_shifts(model, plan, found.thresholds(), batches, threads=usable_threads())
     return found.model_copy(update={"bias_shifts": {name: tuple(map(float, s)) for name, s in shifts.items()}})
 
 

@@ -97,6 +97,12 @@ def test_the_graph_is_plain_and_the_arithmetic_runs_in_int8(compiled: DetectorRe
     assert executed.int8 >= convolutions - 3 - 2  # all but the three output layers, and what no kernel exists for
 
 
+def test_what_is_not_known_of_the_pictures_stands_in_the_certificate(compiled: DetectorReport, pictures: Path) -> None:
+    record = open_bundle(Path(compiled.bundle)).manifest.calibration
+    assert record is not None
+    assert record.notes == open_calibration_set(pictures).notes != ()
+
+
 def test_bias_correction_takes_back_what_int8_shifts(
     compiled: DetectorReport, checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
