@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,15 +17,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from edge_fer.core.errors import CheckpointError
-from edge_fer.core.files import atomic_file
 from edge_fer.data.detection.compose import MAX_FACES, Compositor, Picture
 from edge_fer.data.detection.labels import SURE, UNSURE
 from edge_fer.models.checkpoint import save_checkpoint
 from edge_fer.models.registry import build_model
 from edge_fer.train.detection_loss import Targets, decode, detection_loss, pair_iou, places
 from edge_fer.train.detection_recipe import DetectionRecipe
-from edge_fer.train.optim import build_optimizers, cosine_factor
-from edge_fer.train.resuming import FIX, arrays_sha256, read_state, write_state
+from edge_fer.train.optim import build_optimizers, check_finite, cosine_factor, set_rates, update_average
+from edge_fer.train.resuming import arrays_sha256, read_state, restore, write_state
+from edge_fer.train.run_log import write_log
 
 
 @dataclass(frozen=True)
@@ -164,15 +163,10 @@ class DetectorTrainer:
         Raises:
             CheckpointError: the state is damaged, or belongs to another recipe or other data.
         """
-        state = read_state(self.out, self.data_sha256)
+        state = read_state(self.out, self.recipe, self.data_sha256)
         if state is None:
             return False
-        if state["recipe"] != self.recipe.model_dump_json():
-            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=FIX)
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(state, self.model, self.ema, self.optimizers)
         self.weights[:] = state["weights"].numpy()
         self.epoch, self.step = state["epoch"], state["step"]
         self.log = [DetectionEpochLog(**row) for row in state["log"]]
@@ -205,19 +199,8 @@ class DetectorTrainer:
 
     def _set_lr(self, progress: float) -> float:
         factor = cosine_factor(progress, self.recipe.optimizer.warmup_epochs / self.recipe.epochs)
-        for optimizer, lrs in zip(self.optimizers, self.base_lr, strict=True):
-            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * factor
+        set_rates(self.optimizers, self.base_lr, factor)
         return float(self.base_lr[0][0]) * factor
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        for average, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if average.dtype.is_floating_point:
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
 
     def _loader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor, Tensor]]:
         recipe = self.recipe
@@ -229,7 +212,11 @@ class DetectorTrainer:
         )
 
     def run_epoch(self) -> DetectionEpochLog:
-        """Train one epoch, validate the moving average, mine hard scenes, and save the state."""
+        """Train one epoch, validate the moving average, mine hard scenes, and save the state.
+
+        Raises:
+            DivergedError: the weights are no numbers any more; nothing of this epoch is kept.
+        """
         recipe, started = self.recipe, time.perf_counter()
         steps = recipe.epoch_size // recipe.batch_size
         sums, lr = np.zeros(4), 0.0
@@ -244,9 +231,10 @@ class DetectorTrainer:
             for optimizer in self.optimizers:
                 optimizer.step()
             self.step += 1
-            self._update_ema()
+            update_average(self.ema, self.model, self.recipe.ema_decay, self.step)
             sums += parts
         val_loss = self.validate()
+        check_finite(val_loss, self.epoch)
         self.epoch += 1
         hard = 0
         if recipe.mine_every and self.epoch % recipe.mine_every == 0:
@@ -268,7 +256,7 @@ class DetectorTrainer:
         self.log.append(row)
         self.save_weights(self.out / "last.safetensors")
         self.save_state()
-        self.write_log()
+        write_log(self.out / "log.csv", self.log)
         return row
 
     @torch.no_grad()
@@ -302,14 +290,6 @@ class DetectorTrainer:
 
     def save_weights(self, path: Path) -> None:
         save_checkpoint(path, self.recipe.model, self.recipe.model_options, self.ema)
-
-    def write_log(self) -> None:
-        with atomic_file(self.out / "log.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(asdict(self.log[0])))
-            writer.writeheader()
-            writer.writerows(
-                {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in self.log
-            )
 
     def run(self, progress: Callable[[DetectionEpochLog], None]) -> None:
         """Train to the recipe's last epoch; the moving average is saved as ``last.safetensors`` after each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -15,8 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from edge_fer.core.errors import BadInputError, CheckpointError, UsageError
-from edge_fer.core.files import atomic_file
+from edge_fer.core.errors import BadInputError, UsageError
 from edge_fer.data.sampler_weights import sample_weights
 from edge_fer.data.samples import Samples
 from edge_fer.models.checkpoint import save_checkpoint
@@ -26,9 +24,10 @@ from edge_fer.runtime.preprocess import face_pixels
 from edge_fer.train.augment import augment, mix
 from edge_fer.train.distill import Teachers, distillation_loss
 from edge_fer.train.losses import build_loss, over_heads
-from edge_fer.train.optim import build_optimizers, freeze, rate_factor
+from edge_fer.train.optim import build_optimizers, check_finite, freeze, rate_factor, set_rates, update_average
 from edge_fer.train.recipe import Recipe
-from edge_fer.train.resuming import FIX, arrays_sha256, read_state, write_state
+from edge_fer.train.resuming import arrays_sha256, read_state, restore, write_state
+from edge_fer.train.run_log import write_log
 from edge_fer.train.temperature import best_temperature, scale_logits
 
 Batches = Callable[[int, int], None]
@@ -134,16 +133,10 @@ class Trainer:
         Raises:
             CheckpointError: the state is damaged, or belongs to another recipe or other data.
         """
-        state = read_state(self.out, self.data_sha256)
+        state = read_state(self.out, self.recipe, self.data_sha256)
         if state is None:
             return False
-        # Compared as recipes, not as texts: a key that has come since then has its default in an older state.
-        if Recipe.model_validate_json(state["recipe"]) != self.recipe:
-            raise CheckpointError(f"The unfinished run in {self.out} belongs to another recipe.", fix=FIX)
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        restore(state, self.model, self.ema, self.optimizers)
         self.scaler.load_state_dict(state.get("scaler", {}))
         self.self_targets, self.seen = state["self_targets"], state["seen"]
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
@@ -166,9 +159,7 @@ class Trainer:
     def _set_lr(self, epochs_done: float) -> float:
         recipe = self.recipe
         factor = rate_factor(recipe.schedule, epochs_done, recipe.epochs, recipe.optimizer.warmup_epochs)
-        for optimizer, lrs in zip(self.optimizers, self.base_lr, strict=True):
-            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                group["lr"] = lr * factor
+        set_rates(self.optimizers, self.base_lr, factor)
         return self.recipe.optimizer.lr * factor
 
     def _all_heads(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -197,20 +188,14 @@ class Trainer:
         self.self_targets[index] = torch.where(first.unsqueeze(1), probabilities, mean)
         self.seen[index] = True
 
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        for average, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if average.dtype.is_floating_point:
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
-
     def run_epoch(self, batch: Batches | None = None) -> EpochLog:
         """Train one epoch, validate the moving average, append to the log and save the state.
 
         Args:
             batch: told after every batch (batches done, of how many).
+
+        Raises:
+            DivergedError: the weights are no numbers any more; nothing of this epoch is kept.
         """
         recipe, started = self.recipe, time.perf_counter()
         epoch_seed = recipe.seed * 100_003 + self.epoch
@@ -242,7 +227,7 @@ class Trainer:
                 self.scaler.step(optimizer)
             self.scaler.update()
             self.step += 1
-            self._update_ema()
+            update_average(self.ema, self.model, self.recipe.ema_decay, self.step)
             if not mixed:
                 self._remember(index, logits.detach())
             loss_sum += loss.item()
@@ -250,6 +235,7 @@ class Trainer:
             if batch is not None:
                 batch(i + 1, steps)
         val_loss, val_top1 = self.validate()
+        check_finite(val_loss, self.epoch)
         seconds = time.perf_counter() - started
         count = steps * recipe.batch_size
         row = EpochLog(
@@ -261,7 +247,7 @@ class Trainer:
             self.best = val_top1
             self.save_weights(self.out / "best.safetensors")
         self.save_state()
-        self.write_log()
+        write_log(self.out / "log.csv", self.log)
         return row
 
     @torch.no_grad()
@@ -290,14 +276,6 @@ class Trainer:
             scale_logits(last, temperature)
         save_checkpoint(path, self.recipe.model, self.recipe.model_options, network)
         return temperature
-
-    def write_log(self) -> None:
-        with atomic_file(self.out / "log.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(asdict(self.log[0])))
-            writer.writeheader()
-            writer.writerows(
-                {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in self.log
-            )
 
     @property
     def stalled(self) -> bool:

@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule."""
+"""Optimisers, the learning-rate schedule, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -130,6 +130,51 @@ def _muon(parameters: list[nn.Parameter], spec: OptimizerSpec) -> list[torch.opt
     rest = [p for p in parameters if id(p) not in chosen]
     other = torch.optim.SGD(rest, lr=spec.lr_other or spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
     return [Muon(kernels, spec.lr, spec.momentum, spec.weight_decay), other]
+
+
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], base: Sequence[Sequence[float]], factor: float) -> None:
+    """Set every group of parameters to ``factor`` times its own learning rate; ``base`` has those by optimiser."""
+    for optimizer, rates in zip(optimizers, base, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move an exponential moving average towards the network, batch-norm statistics included.
+
+    Args:
+        decay: of the average, 0 to 1; in the first steps it is no more than ``(1 + step) / (10 + step)``, so that the
+            average does not remember where the network began.
+        step: steps so far, this one included.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.dtype.is_floating_point:
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+class DivergedError(BadInputError):
+    """A training whose weights are no numbers any more."""
+
+
+def check_finite(loss: float, epoch: int) -> None:
+    """Refuse to go on with weights that are no numbers any more.
+
+    Args:
+        loss: of the moving average on held-out samples, which one such weight is enough to spoil.
+        epoch: its number, from 0.
+
+    Raises:
+        DivergedError: the loss is infinite or no number.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"The training has diverged in epoch {epoch + 1}: its loss is no number. Nothing of that epoch was kept.",
+            fix="Take a smaller rate: --set optimizer.lr=...",
+        )
 
 
 def cosine_factor(progress: float, warmup: float) -> float:

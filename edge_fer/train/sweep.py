@@ -19,6 +19,7 @@ from edge_fer.core.errors import MissingDependencyError, UsageError
 from edge_fer.core.files import atomic_file
 from edge_fer.data.samples import Samples
 from edge_fer.train.loop import EpochLog, Trainer
+from edge_fer.train.optim import DivergedError
 from edge_fer.train.recipe import load_recipe, save_recipe
 
 if TYPE_CHECKING:
@@ -167,7 +168,11 @@ def sweep(
             if trial.should_prune() and row.epoch + 1 < plan.epochs:
                 raise optuna.TrialPruned
 
-        trainer.run(epoch)
+        try:
+            trainer.run(epoch)
+        except DivergedError:  # the search learns that these settings are the worst, and goes on
+            trial.report(0.0, trainer.epoch)
+            raise optuna.TrialPruned from None
         return trainer.best
 
     while len(rows := finished(study)) < trials:

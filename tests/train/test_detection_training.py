@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from older_states import leave_recipe
 
 from edge_fer.core.errors import BadInputError, CheckpointError, UsageError
 from edge_fer.core.spec import DetectorSpec
@@ -144,6 +145,7 @@ def test_a_few_epochs_lower_the_loss_and_an_interrupted_run_ends_the_same(tmp_pa
     assert whole.log[-1].loss < whole.log[0].loss
     trainer("parts").run_epoch()
     second = trainer("parts")
+    leave_recipe(tmp_path / "parts", without=("small_faces_certain",))  # as a version before that key left it
     assert second.resume()
     second.run(lambda row: None)
     for name, tensor in whole.ema.state_dict().items():

@@ -54,6 +54,18 @@ def command(data: Path, out: Path, trials: int, *more: str) -> list[str]:
     return ["sweep", "--data", str(data), "--out", str(out), "--trials", str(trials), *settings, *vary, *more]
 
 
+def test_settings_that_let_a_training_diverge_do_not_end_the_sweep(data: Path, tmp_path: Path) -> None:
+    settings = [part for value in SMALL for part in ("--set", value)]
+    vary = ["--vary", "optimizer.lr=1e-2,1e30", "--set", "optimizer.warmup_epochs=0"]
+    arguments = ["sweep", "--data", str(data), "--out", str(tmp_path / "sweep"), "--trials", "4", *settings, *vary]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "sweep" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["optimizer.lr"], row["state"]) for row in rows} == {("0.01", "complete"), ("1e+30", "pruned")}
+    assert load_recipe(str(tmp_path / "sweep" / "best.yaml")).optimizer.lr == 0.01
+
+
 def test_a_sweep_writes_its_trials_continues_and_names_the_best(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     first = CliRunner().invoke(app, command(data, out, 2))

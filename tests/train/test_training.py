@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from older_states import leave_recipe
 from typer.testing import CliRunner
 
 from edge_fer.cli.main import app
@@ -90,6 +91,24 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     Trainer(small("epochs=2"), samples, samples, tmp_path).run_epoch()
     with pytest.raises(CheckpointError, match="another recipe"):
         Trainer(small("epochs=3"), samples, samples, tmp_path).resume()
+
+
+def test_a_state_of_an_older_version_counts_by_what_its_recipe_means(tmp_path: Path) -> None:
+    samples = pictures(4)
+    Trainer(small("epochs=2"), samples, samples, tmp_path).run_epoch()
+    leave_recipe(tmp_path, without=("patience", "balance"))
+    assert Trainer(small("epochs=2"), samples, samples, tmp_path).resume()
+    leave_recipe(tmp_path, warm_restarts=True)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        Trainer(small("epochs=2"), samples, samples, tmp_path).resume()
+
+
+def test_a_training_that_diverges_ends_with_a_sentence_and_keeps_nothing(tmp_path: Path) -> None:
+    samples = pictures(4)
+    trainer = Trainer(small("epochs=2", "optimizer.lr=1e30", "optimizer.warmup_epochs=0"), samples, samples, tmp_path)
+    with pytest.raises(BadInputError, match=r"diverged in epoch 1.*optimizer\.lr"):
+        trainer.run(lambda row: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_of_other_data_is_refused(tmp_path: Path) -> None:
