@@ -108,17 +108,20 @@ def save_checkpoint(path: Path, spec: AnySpec, options: dict[str, object], model
     """Write weights as fp16 safetensors with the contract in the header; the file is replaced in one step.
 
     Half precision loses nothing that a trained network needs (11 bits of mantissa against weight noise) and halves
-    what the wheel carries. Batch-norm statistics stay fp32: their range is not bounded.
+    what the wheel carries. Batch-norm statistics stay fp32, because their range is not bounded, and so does a weight
+    with a value beyond fp16's.
     """
-    tensors = {
-        name: (tensor.detach().half() if tensor.dtype == torch.float32 and tensor.ndim >= 2 else tensor.detach())
-        .contiguous()
-        .cpu()
-        for name, tensor in model.state_dict().items()
-    }
+    tensors = {name: _stored(tensor.detach()).contiguous().cpu() for name, tensor in model.state_dict().items()}
     metadata = {SPEC_KEY: spec.model_dump_json(), OPTIONS_KEY: json.dumps(options, sort_keys=True)}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.ndim < 2:
+        return tensor
+    half = tensor.half()
+    return half if torch.isfinite(half).all() else tensor
 
 
 def find_checkpoint(name_or_path: str | None = None) -> Path:

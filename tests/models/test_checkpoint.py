@@ -54,6 +54,15 @@ def test_a_saved_checkpoint_comes_back_with_contract_options_and_function(tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
 
 
+def test_a_weight_beyond_half_precision_comes_back_as_it_was(tmp_path):
+    model = build_model(SPEC, OPTIONS).eval()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = 1e6
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, SPEC, OPTIONS, model)
+    assert torch.equal(load_checkpoint(path).model.fc.weight, model.fc.weight)
+
+
 def test_a_stored_contract_cannot_be_contradicted_but_renamed(tmp_path):
     path = tmp_path / "small.safetensors"
     save_checkpoint(path, SPEC, OPTIONS, build_model(SPEC, OPTIONS))
