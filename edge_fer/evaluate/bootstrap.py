@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.evaluate.metrics import CALIBRATION_BINS
+from edge_fer.evaluate.metrics import CALIBRATION_BINS, among_best, calibration_bin
 
 RESAMPLES = 1000
 CELLS = 4_000_000
@@ -88,14 +88,11 @@ class _Statistics:
         predictions = scores.argmax(axis=1)
         self._cells = np.zeros((n, self._classes**2))
         self._cells[rows, labels * self._classes + predictions] = 1
-        own = scores[rows, labels][:, None]
-        ahead = (scores > own) | ((scores == own) & (np.arange(self._classes) < labels[:, None]))
-        self._among_three = (ahead.sum(axis=1) < 3).astype(np.float64)
+        self._among_three = among_best(labels, scores, 3).astype(np.float64)
         confidence = scores.max(axis=1)
-        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
         # Summed with weights, a bin's excess of accuracy over confidence times its count.
         self._excess = np.zeros((n, CALIBRATION_BINS))
-        self._excess[rows, bins] = (predictions == labels) - confidence
+        self._excess[rows, calibration_bin(confidence)] = (predictions == labels) - confidence
         self._ranked = [_Ranked(labels == k, scores[:, k]) for k in range(self._classes)]
 
     def of(self, weights: Array) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -148,15 +148,13 @@ def compute_metrics(
     aucs = [one_vs_rest_auc(labels == k, scores[:, k]) for k in range(classes)]
     defined = [auc for auc in aucs if auc is not None]
     top1 = float(hits.sum() / n)
-    true_scores = scores[np.arange(n), labels][:, None]
-    ahead = (scores > true_scores) | ((scores == true_scores) & (np.arange(classes) < labels[:, None]))
     bins, ece = _reliability(scores.max(axis=1), predictions == labels)
     return Metrics(
         n=n,
         class_names=tuple(class_names),
         top1=top1,
         top1_interval=_top1_interval(top1, n, seed, resamples),
-        top3=float((ahead.sum(axis=1) < 3).mean()),
+        top3=float(among_best(labels, scores, 3).mean()),
         macro_precision=float(precision[occurs].mean()),
         macro_recall=float(recall[occurs].mean()),
         macro_f1=float(f1[occurs].mean()),
@@ -185,6 +183,18 @@ def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64], 
     """Counts (classes, classes): rows are true classes, columns predictions."""
     flat = np.bincount(np.asarray(labels) * classes + np.asarray(predictions), minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.int64)
+
+
+def among_best(labels: NDArray[np.int64], scores: NDArray[np.float64], places: int) -> NDArray[np.bool_]:
+    """Whether each row's true class is among its ``places`` best scores, (n,); of equal scores the first class wins."""
+    own = scores[np.arange(len(labels)), labels][:, None]
+    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
+    return np.asarray(ahead.sum(axis=1) < places)
+
+
+def calibration_bin(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Index (n,) of the :class:`CalibrationBin` that each confidence, 0..1, lies in."""
+    return np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
 
 
 def one_vs_rest_auc(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float | None:
@@ -293,7 +303,7 @@ def _ratio(numerator: NDArray[Any], denominator: NDArray[np.int64]) -> NDArray[n
 def _reliability(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_]
 ) -> tuple[tuple[CalibrationBin, ...], float]:
-    index = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    index = calibration_bin(confidence)
     count = np.bincount(index, minlength=CALIBRATION_BINS)
     mean_confidence = _ratio(np.bincount(index, confidence, CALIBRATION_BINS), count)
     accuracy = _ratio(np.bincount(index, correct.astype(np.float64), CALIBRATION_BINS), count)
