@@ -25,14 +25,12 @@ from edge_fer.models.resnet import resnet18  # torchvision's network and names; 
 LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-
-
 WARM_UP_S = 1.0
 
 
 def label_clip(clip: Path, cascade: cv2.CascadeClassifier, model: torch.nn.Module, seconds: float) -> tuple[int, int]:
     """The loop; the clip is begun again when it is over. Returns frames and faces."""
-    frames = faces = 0
+    frames, labels = 0, list[str]()
     end = time.perf_counter() + seconds
     capture = cv2.VideoCapture(str(clip))
     while time.perf_counter() < end:
@@ -46,9 +44,9 @@ def label_clip(clip: Path, cascade: cv2.CascadeClassifier, model: torch.nn.Modul
             face = cv2.resize(face, (224, 224))
             tensor = (torch.from_numpy(face).permute(2, 0, 1).float() / 255 - MEAN) / STD
             scores = torch.softmax(model(tensor[None])[0], 0)
-            faces += LABELS[int(scores.argmax())] in LABELS
+            labels.append(LABELS[int(scores.argmax())])
         frames += 1
-    return frames, faces
+    return frames, len(labels)
 
 
 def main() -> None:
