@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-
-import numpy as np
 
 from edge_fer.core.errors import BadInputError
 from edge_fer.core.spec import Frozen
@@ -39,7 +38,7 @@ def layer_costs(path: Path) -> tuple[LayerCost, ...]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from edge_fer.compile.graph import attributes
+    from edge_fer.compile.graph import WEIGHTED, node_macs
 
     try:
         model = onnx.load(path)
@@ -63,34 +62,22 @@ def layer_costs(path: Path) -> tuple[LayerCost, ...]:
     for node in graph.node:
         name = node.name or node.output[0]
         if node.op_type in ("MaxPool", "AveragePool"):
-            moved = _count(sizes[node.input[0]]) + _count(sizes[node.output[0]])
+            moved = math.prod(sizes[node.input[0]]) + math.prod(sizes[node.output[0]])
             costs.append(LayerCost(name=name, op=node.op_type, macs=0, weights=0, moved=moved))
         if node.op_type == "Add" and not stored & set(node.input):
-            moved = min(_count(sizes[part]) for part in node.input)
+            moved = min(math.prod(sizes[part]) for part in node.input)
             costs.append(LayerCost(name=name, op=node.op_type, macs=0, weights=0, moved=moved))
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if node.op_type not in WEIGHTED:
             continue
-        first, second, made = (sizes[part] for part in (node.input[0], node.input[1], node.output[0]))
-        if node.op_type == "Conv":
-            macs = _count(made) * _count(second[1:])
-        elif node.op_type == "ConvTranspose":
-            macs = _count(first) * _count(second[1:])
-        else:
-            transposed = node.op_type == "Gemm" and attributes(node).get("transA", 0)
-            macs = _count(made) * first[-2 if transposed else -1]
         inputs = [part for part in node.input[:2] if part not in stored]
         weights = [part for part in node.input if part in stored]
         costs.append(
             LayerCost(
                 name=name,
                 op=node.op_type,
-                macs=macs,
-                weights=sum(_count(sizes[part]) for part in weights),
-                moved=sum(_count(sizes[part]) for part in inputs) + _count(made),
+                macs=node_macs(node, sizes),
+                weights=sum(math.prod(sizes[part]) for part in weights),
+                moved=sum(math.prod(sizes[part]) for part in (*inputs, node.output[0])),
             )
         )
     return tuple(costs)
-
-
-def _count(shape: list[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -208,15 +209,21 @@ def count_macs(model: ModelProto) -> int:
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*shaped.value_info, *shaped.input, *shaped.output)
     }
-    graph, total = Graph(model), 0
-    for node in graph.weighted_nodes():
-        weight = graph.array(node.input[1])
-        made = int(np.prod(shapes[node.output[0]]))
-        if node.op_type == "Conv":
-            total += made * int(np.prod(weight.shape[1:]))
-        elif node.op_type == "ConvTranspose":
-            total += int(np.prod(shapes[node.input[0]])) * int(np.prod(weight.shape[1:]))
-        else:
-            transposed = node.op_type == "Gemm" and attributes(node).get("transB", 0)
-            total += made * int(weight.shape[-1 if transposed else -2])
-    return total
+    graph = Graph(model)
+    shapes |= {name: list(tensor.dims) for name, tensor in graph.initializers.items()}
+    return sum(node_macs(node, shapes) for node in graph.weighted_nodes())
+
+
+def node_macs(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Multiply-accumulates of one of :data:`WEIGHTED`, whose second input may be computed.
+
+    Args:
+        shapes: of its first two inputs and its output.
+    """
+    first, second, made = (shapes[name] for name in (node.input[0], node.input[1], node.output[0]))
+    if node.op_type == "Conv":
+        return math.prod(made) * math.prod(second[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(first) * math.prod(second[1:])
+    transposed = node.op_type == "Gemm" and attributes(node).get("transA", 0)
+    return math.prod(made) * first[-2 if transposed else -1]
