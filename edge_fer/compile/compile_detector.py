@@ -32,7 +32,7 @@ from edge_fer.compile.plan import plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
 from edge_fer.compile.report import DetectorReport, HeldReport
 from edge_fer.compile.request import CompileRequest, check_out
-from edge_fer.compile.verify import REFERENCE, Progress, candidates_here
+from edge_fer.compile.verify import Progress, candidates_here
 from edge_fer.core.bundle import Canary, open_bundle, record_files, write_canary
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
 from edge_fer.core.errors import CalibrationError, DeviceError, EdgeFerError, UsageError
@@ -47,6 +47,7 @@ from edge_fer.core.manifest import (
 from edge_fer.core.spec import DetectorSpec
 from edge_fer.core.threads import usable_threads
 from edge_fer.data.calibration_set import CalibrationSet, open_calibration_set
+from edge_fer.evaluate.recheck import REFERENCE
 from edge_fer.models.checkpoint import DetectorCheckpoint, load_detector
 from edge_fer.runtime.detectors.places import Decoder, suppress
 

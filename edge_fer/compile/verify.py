@@ -20,10 +20,9 @@ from edge_fer.core.spec import ModelSpec
 from edge_fer.data.samples import Samples
 from edge_fer.evaluate.metrics import PairedDrop, compute_metrics, harmed_classes, paired_drop
 from edge_fer.evaluate.predict import match_labels, predict, softmax
+from edge_fer.evaluate.recheck import REFERENCE
 
 BATCH = 8
-REFERENCE = ("onnxruntime", "fp32")
-"""What the others are compared with: it is in the base installation, and was itself compared with torch."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, samples done, samples in all); 0 in all means: no count."""

@@ -28,7 +28,7 @@ ACCURACY_SLACK = 0.003
 AGREEMENT_SLACK = 0.005
 """The share of faces with the label of fp32 may be smaller than the recorded one by this fraction, likewise."""
 REFERENCE = ("onnxruntime", "fp32")
-"""What the certificate compares the others with."""
+"""What a certificate compares the others with: it is in the base installation, and was itself compared with torch."""
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -96,7 +96,7 @@ def build(
         if precision == "int8":
             fastest_kernels(ort, out / ENGINE_FILE, lambda: as_stored(ort), input_shape)
     except Exception as error:
-        raise _explain(error, onnx) from None
+        raise explain(error, onnx) from None
     return [ENGINE_FILE]
 
 
@@ -109,6 +109,7 @@ def as_stored(ort: Any) -> Any:
     return options
 
 
-def _explain(error: Exception, path: Path) -> EdgeFerError:
+def explain(error: Exception, path: Path) -> EdgeFerError:
+    """One sentence for what ONNX Runtime raises about a file."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DeviceError(f"ONNX Runtime cannot load {path}: {text}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_fer.backends.base import HostEngine
-from edge_fer.backends.onnxruntime.build import ENGINE_FILE, _explain, as_stored
+from edge_fer.backends.onnxruntime.build import ENGINE_FILE, as_stored, explain
 from edge_fer.backends.slot import HostSlot
 from edge_fer.core.engine import INPUT, OUTPUT
 from edge_fer.core.errors import EdgeFerError, ProviderError
@@ -45,7 +45,7 @@ class OrtEngine(HostEngine[OrtSlot]):
         try:
             self.session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
         except Exception as error:
-            raise _explain(error, path) from None
+            raise explain(error, path) from None
         if self.session.get_providers() != [PROVIDER]:
             raise ProviderError(f"Asked ONNX Runtime for {PROVIDER}, got {self.session.get_providers()}.")
         shapes = manifest.model.input_shape, manifest.model.output_shape

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_fer.backends.onnxruntime.build import ERRORS_ONLY, _explain
+from edge_fer.backends.onnxruntime.build import ERRORS_ONLY, explain
 from edge_fer.core.engine import INPUT, OUTPUT
 
 
@@ -28,4 +28,4 @@ def literal_outputs(onnx: Path, inputs: NDArray[np.float32]) -> NDArray[np.float
         session = ort.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run([OUTPUT], {INPUT: inputs})[0], dtype=np.float32)
     except Exception as error:
-        raise _explain(error, onnx) from None
+        raise explain(error, onnx) from None

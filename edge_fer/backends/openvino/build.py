@@ -133,7 +133,7 @@ def build(
             model.reshape(shape)
             compiled = core.compile_model(model, "CPU", settings(precision, threads))
         except RuntimeError as error:
-            raise DeviceError(f"OpenVINO cannot compile {onnx}: {_last_line(error)}") from None
+            raise DeviceError(f"OpenVINO cannot compile {onnx}: {last_line(error)}") from None
         granted = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if granted != HINTS[precision]:
             raise ProviderError(f"Asked OpenVINO for {HINTS[precision]}, it compiled for {granted}.")
@@ -141,6 +141,7 @@ def build(
     return list(batches)
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """What OpenVINO says was wrong, which stands below the places in its sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_fer.backends.base import HostEngine
-from edge_fer.backends.openvino.build import ENGINE_FILE, HINTS, SINGLE_FILE, _last_line, import_openvino, settings
+from edge_fer.backends.openvino.build import ENGINE_FILE, HINTS, SINGLE_FILE, import_openvino, last_line, settings
 from edge_fer.backends.slot import HostSlot
 from edge_fer.core.errors import BundleError, EdgeFerError, ProviderError
 from edge_fer.core.manifest import EngineManifest
@@ -70,7 +70,7 @@ class OvEngine(HostEngine[OvSlot]):
                     io.BytesIO(path.read_bytes()), "CPU", settings(manifest.precision, threads)
                 )
             except (RuntimeError, OSError) as error:
-                raise BundleError(f"OpenVINO cannot load {path}: {_last_line(error)}") from None
+                raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from None
             granted = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             if granted != HINTS[manifest.precision]:
                 raise ProviderError(f"The engine in {folder} computes in {granted}, not {HINTS[manifest.precision]}.")
@@ -89,7 +89,7 @@ class OvEngine(HostEngine[OvSlot]):
         try:
             slot.request(n).infer()
         except RuntimeError as error:
-            raise EdgeFerError(f"OpenVINO failed during inference: {_last_line(error)}") from error
+            raise EdgeFerError(f"OpenVINO failed during inference: {last_line(error)}") from error
 
     def _finish(self, slot: OvSlot) -> None:
         pass
