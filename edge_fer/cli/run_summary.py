@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from edge_fer.core.errors import EdgeFerError
     from edge_fer.core.manifest import EngineManifest
-    from edge_fer.runtime.frames import FrameSource, SourceInfo
+    from edge_fer.runtime.frames import FrameSource
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.timing import Percentiles
 
@@ -44,11 +44,9 @@ def overall_scores(pipeline: Pipeline, labels: tuple[str, ...]) -> dict[str, flo
     return {labels[i]: float(mean[i]) for i in mean.argsort()[::-1]}
 
 
-def unread(pipeline: Pipeline, info: SourceInfo) -> int:
+def unread(pipeline: Pipeline, source: FrameSource) -> int:
     """Frames that a file announces and that never came, because they cannot be decoded; 0 for all other sources."""
-    if info.live or info.frames is None or not pipeline.stats.exhausted:
-        return 0
-    return max(0, info.frames - pipeline.stats.frames_in)
+    return int(getattr(source, "undecoded", 0)) if pipeline.stats.exhausted else 0
 
 
 def summary_record(
@@ -72,7 +70,7 @@ def summary_record(
         "complete": failure is None,
         "error": None if failure is None else failure.message,
         "frames_in": stats.frames_in,
-        "frames_unread": unread(pipeline, source.info),
+        "frames_unread": unread(pipeline, source),
         "frames": stats.frames,
         "frames_with_faces": stats.frames_with_faces,
         "faces": stats.faces,
@@ -132,7 +130,7 @@ def print_summary(console: Console, pipeline: Pipeline, source: FrameSource, lab
         console.print(f"{stats.retries} attempts of detector or engine were repeated.", highlight=False)
     if away := getattr(source, "reconnections", 0):
         console.print(f"The source went away and came back {away} time{'s' * (away > 1)}.", highlight=False)
-    if missing := unread(pipeline, source.info):
+    if missing := unread(pipeline, source):
         console.print(
             f"[yellow]The file announces {source.info.frames} frames; {missing} of them could not be decoded.[/]",
             highlight=False,

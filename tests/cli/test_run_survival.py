@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -268,6 +269,54 @@ def test_a_film_with_a_damaged_middle_is_labelled_to_its_end(tmp_path: Path) -> 
     assert found.summary["frames"] + found.summary["frames_unread"] == 300
     assert found.summary["frames"] > 150
     assert ("could not be decoded" in found.output) == (found.summary["frames_unread"] > 0)
+
+
+def write_film(path: Path, code: str, fps: float, pictures: list[Picture]) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), fps, pictures[0].shape[1::-1])
+    assert writer.isOpened()
+    for picture in pictures:
+        writer.write(picture)
+    writer.release()
+    return path
+
+
+def with_longer_sound(film: Path) -> None:
+    """Let a Matroska file last 0.3 s longer than its pictures, as one does whose sound ends later."""
+    data = bytearray(film.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # Duration, a float of 8 bytes, in milliseconds
+    (length_ms,) = struct.unpack(">d", data[at : at + 8])
+    data[at : at + 8] = struct.pack(">d", length_ms + 300)
+    film.write_bytes(data)
+
+
+def announced(film: Path) -> int:
+    video = cv2.VideoCapture(str(film))
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    video.release()
+    return count
+
+
+@pytest.mark.parametrize("kind", ["a rate that is guessed", "sound that lasts longer"])
+def test_a_length_that_is_not_the_pictures_own_is_no_damage(tmp_path: Path, demo: list[Picture], kind: str) -> None:
+    """Where a container holds no number of frames, OpenCV makes one of a length and a rate: more than there are."""
+    if kind == "a rate that is guessed":
+        film = write_film(tmp_path / "film.ts", "mp4v", 12.5, demo)
+    else:
+        film = write_film(tmp_path / "film.mkv", "mp4v", 30, demo)
+        with_longer_sound(film)
+    assert announced(film) > len(demo), "otherwise there is nothing to be misled by"
+    found = run(tmp_path, "--source", str(film))
+    assert found.summary["frames"] == len(demo)
+    assert found.summary["frames_unread"] == 0
+    assert "could not be decoded" not in found.output
+
+
+def test_a_film_that_ends_long_before_its_length_is_told(tmp_path: Path, demo: list[Picture]) -> None:
+    film = write_film(tmp_path / "film.mkv", "mp4v", 5, demo)
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 3])
+    found = run(tmp_path, "--source", str(film))
+    assert found.summary["frames"] + found.summary["frames_unread"] == len(demo)
+    assert "could not be decoded" in found.output
 
 
 class Stumbling:

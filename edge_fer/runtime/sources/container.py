@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,8 +53,28 @@ def _riff_size(head: bytes) -> int | None:
     return None if length in (0, 0xFFFFFFFF) else length + 8
 
 
+def counts_frames(path: Path) -> bool:
+    """Whether the container holds a number of frames. Others (Matroska, MPEG-TS, FLV, fragmented MP4) tell how long
+    they last, sound included, and at what rate, and OpenCV makes a number of that.
+
+    Args:
+        path: a file that :func:`check_container` has let through.
+    """
+    with path.open("rb") as file:
+        head = file.read(_PROBE)
+        if head[:4] == b"RIFF":
+            return True
+        kinds = {kind for kind, _ in _mp4_boxes(file, path.stat().st_size)} if head[4:8] in _MP4_TOP else set()
+    return b"moov" in kinds and b"moof" not in kinds
+
+
 def _mp4_size(file: BinaryIO, size: int) -> int:
-    """End of the last top-level box (ISO/IEC 14496-12, section 4.2) that begins inside the file."""
+    """End of the last top-level box that begins inside the file."""
+    return max((end for _, end in _mp4_boxes(file, size)), default=0)
+
+
+def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Kind and end of every top-level box (ISO/IEC 14496-12, section 4.2) that begins inside the file."""
     offset = 0
     while offset + 8 <= size:
         file.seek(offset)
@@ -62,8 +83,8 @@ def _mp4_size(file: BinaryIO, size: int) -> int:
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
         if length == 0:
-            return size
+            length = size - offset
         if length < 8:
-            return offset
+            return
         offset += length
-    return offset
+        yield header[4:8], offset

@@ -17,7 +17,7 @@ import numpy as np
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
-from edge_fer.runtime.sources.container import check_container
+from edge_fer.runtime.sources.container import check_container, counts_frames
 
 AHEAD = 2
 """Decoded frames that may wait. More would only hide a slow consumer for longer."""
@@ -25,10 +25,16 @@ MOST_SPOILT = 250
 """Frames in a row that a file announces and that cannot be decoded, before it is taken to have ended."""
 NOMINAL_FPS = 25.0
 """For containers that tell neither times nor a rate."""
+TAIL_S = 1.0
+"""By so much may a container last longer than its pictures: its sound seldom ends with the last of them."""
 
 
 class VideoFile:
-    """Frames of a file in order. ``paced`` hands them out at the file's own rate, for showing to people."""
+    """Frames of a file in order. ``paced`` hands them out at the file's own rate, for showing to people.
+
+    Attributes:
+        undecoded: frames that the file announces and that never came, known at its end.
+    """
 
     def __init__(self, path: Path, *, pool_size: int, paced: bool = False, memory: PictureMemory | None = None) -> None:
         if not path.is_file():
@@ -37,7 +43,7 @@ class VideoFile:
         capture = open_media(str(path))
         if capture is None:
             raise SourceError(f"{path} is not a video that OpenCV can decode.")
-        self._start(capture, str(path), path.name, pool_size, paced, memory)
+        self._start(capture, str(path), path.name, pool_size, paced, memory, counted=counts_frames(path))
 
     @classmethod
     def of_capture(
@@ -51,7 +57,7 @@ class VideoFile:
     ) -> VideoFile:
         """A file that lies elsewhere (a finished video behind a URL), already opened."""
         source = cls.__new__(cls)
-        source._start(capture, name, name, pool_size, paced, memory)
+        source._start(capture, name, name, pool_size, paced, memory, counted=False)
         return source
 
     def _start(
@@ -62,8 +68,11 @@ class VideoFile:
         pool_size: int,
         paced: bool,
         memory: PictureMemory | None,
+        *,
+        counted: bool,
     ) -> None:
-        self._path, self._paced = name, paced
+        self._path, self._paced, self._counted = name, paced, counted
+        self.undecoded = 0
         self._capture: cv2.VideoCapture | None = capture
         width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
@@ -98,7 +107,7 @@ class VideoFile:
             self._hand_over(error)
 
     def _decode_all(self) -> None:
-        capture, index, spoilt = self._capture, 0, 0
+        capture, index, spoilt, passed = self._capture, 0, 0, 0
         assert capture is not None
         began, time_ms = time.perf_counter(), 0.0
         while not self._stop.is_set():
@@ -112,9 +121,10 @@ class VideoFile:
                 index, spoilt = index + 1, spoilt + 1
                 continue
             if not grabbed:
+                self.undecoded = self._missing(index - spoilt, passed, time_ms)
                 self._hand_over(None if index else SourceError(f"{self._path} holds no frame that can be decoded."))
                 return
-            spoilt = 0
+            passed, spoilt = passed + spoilt, 0
             frame.hold(np.asarray(image, dtype=np.uint8))
             time_ms = self._time_of(float(capture.get(cv2.CAP_PROP_POS_MSEC)), index, time_ms)
             frame.index, frame.time_ms = index, time_ms
@@ -129,6 +139,17 @@ class VideoFile:
         if index == 0:
             return max(0.0, stamp_ms)
         return stamp_ms if stamp_ms > before_ms else before_ms + 1000 / (self._info.fps or NOMINAL_FPS)
+
+    def _missing(self, index: int, passed: int, last_ms: float) -> int:
+        """Frames that were announced and did not come: ``passed`` ones before the last, which had the number before
+        ``index``, and those after it."""
+        after = max(0, (self._info.frames or 0) - index)
+        if not self._counted and after:
+            # The number is a length times a rate, of which neither need be that of the pictures; times can be trusted.
+            length_s = (self._info.frames or 0) / (self._info.fps or NOMINAL_FPS)
+            left_s = length_s - last_ms / 1000
+            after = min(after, round(left_s * (self._info.fps or NOMINAL_FPS))) if left_s > TAIL_S else 0
+        return passed + after
 
     def _hand_over(self, item: Frame | BaseException | None) -> None:
         while not self._stop.is_set():
