@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from edge_fer.core.faces import Faces, eye_angles_deg, iou
 
 MATCH_IOU = 0.3
-UNCERTAIN_BELOW = 0.40
+UNCERTAIN_BELOW, CERTAIN_FROM = 0.40, 0.45
+"""A label turns uncertain below the one and certain again from the other: a score in between changes nothing."""
 HYSTERESIS = 0.10
 FINISHED_KEPT = 1000
 """Faces that have left and are still listed in the summary; a camera in a lobby would otherwise fill the memory."""
@@ -121,7 +122,7 @@ class Tracker:
         """Blend new softmax scores (classes,) into a track and decide its label.
 
         A rival replaces the shown label only when it leads by the hysteresis, so that two nearly equal classes do not
-        alternate; without smoothing the best class is always shown.
+        alternate; without smoothing the best class is always shown, and is uncertain below ``UNCERTAIN_BELOW``.
         """
         weight = self._smooth if track.frames else 0.0
         track.scores *= weight
@@ -137,7 +138,8 @@ class Tracker:
         if best != track.label and (lead > HYSTERESIS or not self._smooth):
             track.changes += track.label >= 0
             track.label = best
-        track.uncertain = bool(track.scores[track.label] < UNCERTAIN_BELOW)
+        doubted = self._smooth and track.uncertain and track.frames > 1
+        track.uncertain = bool(track.scores[track.label] < (CERTAIN_FROM if doubted else UNCERTAIN_BELOW))
 
     def all_tracks(self) -> list[Track]:
         """Every face that was ever classified, in the order of appearance."""

@@ -97,6 +97,35 @@ def test_no_clear_class_is_called_uncertain() -> None:
     assert not track.uncertain
 
 
+def test_a_score_at_the_threshold_does_not_flicker_between_certain_and_uncertain() -> None:
+    tracker = Tracker(3, smooth=0.6)
+    (track,) = tracker.associate(faces((0, 0, 9, 9)))
+    shown = []
+    for step in range(60):
+        tracker.update(track, scores(0.38 + 0.05 * (step // 3 % 2), 0.31, 0.31 - 0.05 * (step // 3 % 2)))
+        shown.append(track.uncertain)
+    assert shown == [True] * 60
+    for _ in range(10):
+        tracker.update(track, scores(0.6, 0.2, 0.2))
+    assert not track.uncertain
+    for _ in range(10):
+        tracker.update(track, scores(0.42, 0.3, 0.28))
+    assert not track.uncertain, "what was certain stays so down to the lower limit"
+    for _ in range(10):
+        tracker.update(track, scores(0.38, 0.32, 0.3))
+    assert track.uncertain
+
+
+def test_without_smoothing_each_frame_is_uncertain_by_its_own_scores() -> None:
+    tracker = Tracker(3, smooth=0.0)
+    (track,) = tracker.associate(faces((0, 0, 9, 9)))
+    shown = []
+    for best in (0.39, 0.41, 0.39, 0.41):
+        tracker.update(track, scores(best, 0.3, 0.7 - best))
+        shown.append(track.uncertain)
+    assert shown == [True, False, True, False]
+
+
 @given(st.lists(st.lists(st.floats(0.01, 1), min_size=4, max_size=4), min_size=1, max_size=30), st.floats(0, 0.95))
 def test_smoothed_scores_stay_a_distribution(rows: list[list[float]], smooth: float) -> None:
     tracker = Tracker(4, smooth=smooth)
