@@ -97,8 +97,11 @@ class Outputs:
             tellers.append(window.tell)
         if wanted.save is not None:
             from edge_fer.runtime.sinks.video import VideoSink
+            from edge_fer.runtime.sources.images import PACE_S
 
-            sinks.append(VideoSink(wanted.save, info.fps, keep_time=info.live))
+            # Pictures that have nothing to do with each other are looked at one by one, as in the window.
+            fps = info.fps if info.continuous else 1 / PACE_S
+            sinks.append(VideoSink(wanted.save, fps, keep_time=info.live))
         if wanted.jsonl is not None:
             from edge_fer.runtime.sinks.jsonl import JsonlSink
 

@@ -125,6 +125,19 @@ def test_a_folder_of_face_crops_needs_no_detector(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["faces"] == 3
 
 
+def test_pictures_become_a_video_that_can_be_looked_at(tmp_path: Path) -> None:
+    """One a second, as the window shows them and as their times say; at a camera's rate nobody would see one."""
+    video = cv2.VideoCapture(str(DEMO))
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), video.read()[1])
+    video.release()
+    ended = run("--source", str(tmp_path), *FAST, "--save", str(tmp_path / "out.mp4"))
+    assert ended.returncode == 0, ended.stderr
+    written = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert (written.get(cv2.CAP_PROP_FPS), written.get(cv2.CAP_PROP_FRAME_COUNT)) == (1, 3)
+    written.release()
+
+
 def test_a_built_engine_is_taken_as_it_is(shipped: Bundle, tmp_path: Path) -> None:
     open_engine(shipped, backend="onnxruntime", precision="int8", cache=tmp_path).close()
     folder = next(path for path in tmp_path.iterdir() if path.is_dir())
