@@ -7,6 +7,7 @@ import errno
 import hashlib
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,37 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+LARGER = "Choose another disk (FAT holds files of 4 GiB at most), or raise ulimit -f."
+FAT_BYTES = (1 << 32) - 1
+MOUNTS, FAT = Path("/proc/self/mountinfo"), ("vfat", "msdos")
+
+
+def most_bytes(folder: Path) -> int | None:
+    """How large a file may become in a folder, where that is less than the disk: by ``ulimit -f``, or on FAT, as most
+    memory cards are formatted (told on Linux only)."""
+    limits = []
+    if sys.platform != "win32":
+        import resource
+
+        soft = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        limits += [soft] * (soft != resource.RLIM_INFINITY)
+    if sys.platform == "linux":
+        device = folder.stat().st_dev
+        with contextlib.suppress(OSError):
+            for line in MOUNTS.read_text(errors="replace").splitlines():
+                # proc(5): the third field is the device, the type stands behind a lonely hyphen.
+                about, _, kind = line.partition(" - ")
+                if about.split()[2] == f"{os.major(device)}:{os.minor(device)}" and kind.split()[0] in FAT:
+                    limits.append(FAT_BYTES)
+    return min(limits, default=None)
+
+
 def describe_os_error(error: OSError, path: Path) -> BadInputError | DeviceError:
     """One sentence for what the operating system said about ``path``."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC):
         return DeviceError(f"No space left while writing {path}; nothing was changed there.", fix="Free some space.")
+    if error.errno == errno.EFBIG:
+        return DeviceError(f"{path} would be larger than a file may be there; nothing was changed there.", fix=LARGER)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DeviceError(f"No permission for {path}.", fix="Choose a place that you may write to.")
     return BadInputError(f"{path}: {error.strerror or error}.")

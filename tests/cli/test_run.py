@@ -284,6 +284,31 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_is_whole(tmp_path: Pat
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no ulimit there")
+@pytest.mark.parametrize(("option", "name"), [("--jsonl", "out.jsonl"), ("--csv", "out.csv"), ("--save", "out.mp4")])
+def test_a_file_that_may_not_grow_any_larger_is_whole(tmp_path: Path, option: str, name: str) -> None:
+    """By the shell's limit here; on a memory card it is the 4 GiB of FAT."""
+    limit, path = {"--jsonl": 40_000, "--csv": 15_000, "--save": 1_500_000}[option], tmp_path / name
+    assert run("--demo", *FAST, "--max-frames", "1").returncode == 0, "engines, which are larger, are built before"
+    lowered = f'ulimit -S -f {limit // 1000} && exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", lowered, "limited", *command("--demo", *FAST, option, str(path))],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 4, done.stderr
+    assert f"{path} is as large as a file may be there: it ends" in done.stderr
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_size <= limit // 1000 * 1024
+    if option == "--save":
+        assert count_frames(path) > 50
+    else:
+        lines = path.read_text().splitlines(keepends=True)
+        assert len(lines) > 50
+        assert lines[-1].endswith("\n")
+
+
 def test_the_summary_file_and_the_time_line_hold_the_whole_video(tmp_path: Path) -> None:
     summary, picture = tmp_path / "summary.json", tmp_path / "scores.png"
     done = run("--demo", *FAST, "--max-frames", "30", "--summary", str(summary), "--timeline", str(picture))

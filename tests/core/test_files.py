@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from edge_fer.core import files
 from edge_fer.core.errors import BadInputError, BundleError, DeviceError
 from edge_fer.core.files import atomic_file, atomic_folder, check_writable, inside
 
@@ -35,6 +37,21 @@ def test_a_really_full_device_is_reported_the_same_way(tmp_path: Path) -> None:
         temporary.unlink()
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"x" * 10_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how a disk is formatted")
+def test_the_largest_file_is_known_where_a_disk_is_fat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of mounts as proc(5) describes it, with the test's own disk in it under two types."""
+    device = tmp_path.stat().st_dev
+    line = "36 35 {major}:{minor} / /media/card rw,noatime shared:7 - {kind} /dev/sdb1 rw\n"
+    table = tmp_path / "mountinfo"
+    monkeypatch.setattr(files, "MOUNTS", table)
+    for kind, most in (("ext4", None), ("vfat", (4 << 30) - 1)):
+        table.write_text(
+            line.format(major=0, minor=99, kind="vfat")
+            + line.format(major=os.major(device), minor=os.minor(device), kind=kind)
+        )
+        assert files.most_bytes(tmp_path) == most
 
 
 def test_a_folder_is_replaced_in_one_step(tmp_path: Path) -> None:

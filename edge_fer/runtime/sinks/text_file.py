@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
-from edge_fer.core.files import check_writable, describe_os_error
+from edge_fer.core.files import LARGER, check_writable, describe_os_error
 
 STDOUT = Path("-")
 NO_SPACE = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -64,6 +64,8 @@ class TextFile:
             return DeviceError(f"Nobody reads {self._shown} any more: it ends here.")
         if self._whole and error.errno in NO_SPACE:
             return DeviceError(f"No space left while writing {self.path}: it ends here.", fix="Free some space.")
+        if self._whole and error.errno == errno.EFBIG:
+            return DeviceError(f"{self.path} is as large as a file may be there: it ends here.", fix=LARGER)
         return describe_os_error(error, self.path)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_fer.core.errors import DeviceError, UsageError
-from edge_fer.core.files import describe_os_error
+from edge_fer.core.files import LARGER, describe_os_error, most_bytes
 from edge_fer.runtime.annotate import annotated
 from edge_fer.runtime.results import FrameResult
 from edge_fer.runtime.sinks.text_file import check_target, publish
@@ -48,6 +48,7 @@ class VideoSink:
         self._size = (0, 0)
         self._last = np.empty((0, 0, 3), np.uint8)
         self._count = self._seen = 0
+        self._most_bytes: int | None = None
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         try:
@@ -56,6 +57,7 @@ class VideoSink:
             raise describe_os_error(error, self._path) from None
         os.close(handle)
         self._temporary = Path(name)
+        self._most_bytes = most_bytes(self._path.parent)
         writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
         if not writer.isOpened():
             raise DeviceError(f"OpenCV cannot write the video {self._path} ({width}x{height}, mp4v).")
@@ -73,13 +75,7 @@ class VideoSink:
         if self._writer is None:
             self._size = shape[1::-1]
             self._writer = self._open(*self._size)
-        # Counted by frames: the number of pictures, some of which are repeated, steps over multiples.
-        due = self._seen % CHECK_EVERY == 0
-        self._seen += 1
-        if due and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
-            self._full = True
-            kept = f"it ends after {self._count / self._fps:.1f} s" if self._count else "nothing was changed there"
-            raise DeviceError(f"No space left while writing {self._path}: {kept}.", fix="Free some space.")
+        self._see_room()
         if not (times := self._times(result.frame.time_ms)):
             return
         for _ in range(times - 1):
@@ -93,6 +89,26 @@ class VideoSink:
             if self._last.shape != picture.shape:
                 self._last = np.empty_like(picture)
             np.copyto(self._last, picture)
+
+    def _see_room(self) -> None:
+        """End the video while there is room to finish it: on the disk, and below the size that a file may have.
+
+        Raises:
+            DeviceError: there is no more room than that.
+        """
+        # Counted by frames: the number of pictures, some of which are repeated, steps over multiples.
+        due = self._seen % CHECK_EVERY == 0
+        self._seen += 1
+        kept = f"it ends after {self._count / self._fps:.1f} s" if self._count else "nothing was changed there"
+        if due and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
+            self._full = True
+            raise DeviceError(f"No space left while writing {self._path}: {kept}.", fix="Free some space.")
+        if self._most_bytes is not None and self._temporary is not None:
+            # FFmpeg holds back a quarter of a megabyte, which is still to be written.
+            spare = min(SPARE_BYTES, self._most_bytes // 2)
+            if self._temporary.stat().st_size > self._most_bytes - spare:
+                self._full = True
+                raise DeviceError(f"{self._path} is as large as a file may be there: {kept}.", fix=LARGER)
 
     def _times(self, time_ms: float) -> int:
         """How many pictures of the video this frame stands for; the repeated ones show the frame before it."""
