@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edge_fer.cli.run_checks import refuse_idle_options, refuse_outputs_over_source
+from edge_fer.cli.run_checks import is_device, refuse_idle_options, refuse_outputs_over_source
 from edge_fer.cli.run_config import use_config
 from edge_fer.core.errors import EdgeFerError, UsageError
 
@@ -41,8 +41,8 @@ def run(
     ),
     source: str | None = typer.Option(
         None,
-        help="Video file, picture, folder or glob of pictures, RTSP/HTTP URL, synthetic:FILE (a file as a camera), or "
-        "- for raw frames on standard input.",
+        help="Video file, picture, folder or glob of pictures, RTSP/HTTP URL, synthetic:FILE (a file as a camera), a "
+        "camera's device (/dev/v4l/by-id/...), or - for raw frames on standard input.",
         rich_help_panel=SOURCE,
     ),
     raw: str | None = typer.Option(
@@ -189,7 +189,7 @@ def run(
     refuse_outputs_over_source(source, outputs_to_files)
     refuse_idle_options(
         context,
-        camera=camera is not None,
+        camera=camera is not None or is_device(source),
         stream=source is not None and "://" in source,
         device=device,
         backend=backend,
@@ -404,12 +404,13 @@ def _source(
     paced: bool,
     memory: PictureMemory | None,
 ) -> FrameSource:
-    if camera is not None:
+    which = source if is_device(source) else camera
+    if which is not None:
         from edge_fer.runtime.sources.camera import open_camera, parse_size
 
         size = parse_size(camera_size)
         return open_camera(
-            camera, pool_size=pool_size, size=size, fps=camera_fps, memory=memory, lost_after_s=lost_after_s
+            which, pool_size=pool_size, size=size, fps=camera_fps, memory=memory, lost_after_s=lost_after_s
         )
     if raw is not None:
         from edge_fer.runtime.sources.raw_stdin import RawStdin, parse_raw

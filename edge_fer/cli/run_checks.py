@@ -14,6 +14,12 @@ from edge_fer.core.errors import UsageError
 ON_CPU = ("auto", "onnxruntime", "openvino")
 
 
+def is_device(source: str | None) -> bool:
+    """Whether ``--source`` is the path of a camera's device, such as /dev/video2, or a link to it as in
+    /dev/v4l/by-id, which a camera keeps wherever it is plugged in."""
+    return source is not None and Path(source).is_char_device()
+
+
 def refuse_idle_options(
     context: typer.Context, *, camera: bool, stream: bool, device: str, backend: str, detector: str
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ class Usb:
         self._picture: Picture | None = None
         self._watched = False
 
-    def plug(self, _number: int, _api: int, _settings: list[int]) -> Usb:
+    def plug(self, _which: int | str, _api: int, _settings: list[int]) -> Usb:
         self._now = self._sessions.pop(0) if self._sessions else None
         return self
 
@@ -137,7 +138,8 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, *sessions: list[Picture | None] | N
     usb, real = Usb(list(sessions)), cv2.VideoCapture
 
     def open_it(target: str | int, api: int = 0, settings: list[int] = []) -> object:  # noqa: B006
-        return usb.plug(target, api, settings) if isinstance(target, int) else real(target, api, settings)
+        of_camera = isinstance(target, int) or Path(target).is_char_device()
+        return usb.plug(target, api, settings) if of_camera else real(target, api, settings)
 
     monkeypatch.setattr(capture.cv2, "VideoCapture", open_it)
 
@@ -163,6 +165,30 @@ def test_a_camera_that_is_unplugged_comes_back_in_another_mode(
     rights = [face["box_xyxy"][2] for record in found.records for face in record["faces"]]
     assert max(rights) > 480 > rights[-1], "faces are found in pictures of both sizes"
     assert set(frames_of(video)) == {(540, 960)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cameras have no paths there")
+def test_a_camera_is_known_by_its_device_wherever_it_is_plugged_in(
+    demo: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers change with the order of plugging; the links in /dev/v4l/by-id do not. Any device stands for one here."""
+    (tmp_path / "usb-webcam").symlink_to(os.devnull)
+    monkeypatch.chdir(tmp_path)
+    plug_in(monkeypatch, [*demo], None, demo * 5000)
+    found = run(
+        tmp_path, "--source", "usb-webcam", "--camera-size", "960x540", "--max-frames", "20", "--reconnect", "30"
+    )
+    assert found.error is None
+    assert "camera usb-webcam (V4L2, format unknown), 960x540 at 30 fps" in found.output
+    assert found.summary["reconnections"] == 1
+    assert found.summary["frames"] == 20
+    assert found.adds_up
+
+
+def test_what_is_no_camera_is_told_as_one(tmp_path: Path) -> None:
+    found = run(tmp_path, "--source", os.devnull)
+    assert isinstance(found.error, SourceError)
+    assert found.error.message == f"camera {os.devnull} cannot be opened."
 
 
 def test_a_camera_that_stays_away_ends_the_run_with_what_was_seen(

@@ -29,7 +29,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def open_camera(
-    index: int,
+    which: int | str,
     *,
     pool_size: int,
     size: tuple[int, int] = SIZE,
@@ -37,7 +37,9 @@ def open_camera(
     memory: PictureMemory | None = None,
     lost_after_s: float = LOST_AFTER_S,
 ) -> LiveSource:
-    """Open camera ``index`` and ask for MJPG at a size (width, height) and a rate; what was granted is in ``info``.
+    """Open a camera and ask for MJPG at a size (width, height) and a rate; what was granted is in ``info``.
+
+    ``which``: its number, or the path of its device where cameras have one (Linux).
 
     MJPG, because over USB 2 uncompressed 720p comes at ten frames a second; a driver without it keeps its own format.
     The driver's queue is kept at one frame. The format comes first: on V4L2 the sizes and rates depend on it.
@@ -47,7 +49,7 @@ def open_camera(
     """
 
     def connect() -> cv2.VideoCapture | None:
-        capture = open_capture(index, _APIS.get(sys.platform, cv2.CAP_ANY))
+        capture = open_capture(which, _APIS.get(sys.platform, cv2.CAP_ANY))
         if capture is None:
             return None
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
@@ -65,12 +67,12 @@ def open_camera(
         rate = capture.get(cv2.CAP_PROP_FPS)
         asked = f"; {size[0]}x{size[1]} at {fps:g} fps were asked for"
         as_asked = granted == size and abs(rate - fps) < 0.5
-        return f"camera {index} ({capture.getBackendName()}, {_format(capture)}{'' if as_asked else asked})"
+        return f"camera {which} ({capture.getBackendName()}, {_format(capture)}{'' if as_asked else asked})"
 
     listing = "ls /dev/video*" if sys.platform == "linux" else "the system's camera settings"
     return LiveSource(
         connect,
-        f"camera {index}",
+        f"camera {which}",
         pool_size=pool_size,
         memory=memory,
         lost_after_s=lost_after_s,
