@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from edge_fer.runtime.frames import Frame
 
+_NO_PICTURE = np.empty((0, 0, 3), np.uint8)
+
 
 @dataclass(frozen=True)
 class FaceResult:
@@ -73,10 +75,19 @@ class FrameResult:
     fps: float
     drawn: Once = field(default_factory=Once, repr=False, compare=False)
 
+    def without_picture(self) -> FrameResult:
+        """The same result with a frame of no pixels, which belongs to no pool and may be kept as long as one likes."""
+        frame = Frame(_NO_PICTURE)
+        frame.index, frame.captured_ns, frame.time_ms = self.frame.index, self.frame.captured_ns, self.frame.time_ms
+        return FrameResult(frame, self.faces, self.labels, self.age_ms, self.fps)
+
 
 @runtime_checkable
 class Sink(Protocol):
     """Takes results. ``lossless`` sinks must see every result; others may be skipped when they are slow.
+
+    A sink with an attribute ``needs_picture`` that is false gets results without their pixels, of which many can wait:
+    behind a camera it misses none while its disk pauses for some seconds.
 
     A sink with a true attribute ``on_caller`` is served by the thread that called ``Pipeline.run`` instead of one of
     its own, and its ``idle()`` is called when there is nothing to write.

@@ -10,13 +10,14 @@ import time
 from edge_fer.core.errors import DeviceError
 from edge_fer.runtime.results import FrameResult, Sink, StopRun
 
-QUEUE = 3
-"""Results that may wait before a sink."""
+QUEUE, TEXT_QUEUE = 3, 512
+"""Results that may wait before a sink: each holds a frame, unless the sink needs no pictures. Those of a live source
+have the longer queue: a memory card that pauses for a second would otherwise cost 27 lines at 30 frames a second."""
 SINK_TIMEOUT_S = 30.0
 """A lossless sink that takes longer for one result hangs, and ends the run instead of stopping it for ever."""
 FINISH_TIMEOUT_S = 10.0
-"""For what waits before a sink when the run is over, and for closing it."""
-SERVE_S = 0.02
+"""For each result that waits before a sink when the run is over, and for closing it."""
+SERVE_S, POLL_S = 0.02, 0.2
 
 
 class SinkRunner:
@@ -27,7 +28,10 @@ class SinkRunner:
         self.finish_timeout_s, self.write_timeout_s = FINISH_TIMEOUT_S, SINK_TIMEOUT_S
         self._error: list[BaseException] = []
         self._may_drop, self._complete = may_drop, True
-        self._queue: queue.Queue[FrameResult | None] = queue.Queue(QUEUE)
+        self._needs_picture = bool(getattr(sink, "needs_picture", True))
+        # A file waits for its sinks; there a long queue would only put off the end.
+        longer = may_drop and not self._needs_picture
+        self._queue: queue.Queue[FrameResult | None] = queue.Queue(TEXT_QUEUE if longer else QUEUE)
         self.on_caller = bool(getattr(sink, "on_caller", False))
         self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
         if not self.on_caller:
@@ -85,11 +89,14 @@ class SinkRunner:
     def offer(self, result: FrameResult) -> None:
         """Queue a result; when the queue is full, drop it or wait for room."""
         self._raise_failure()
-        result.frame.retain()
+        if self._needs_picture:
+            result.frame.retain()
+        else:
+            result = result.without_picture()
         end = time.perf_counter() + self.write_timeout_s
         while True:
             try:
-                self._queue.put(result, block=not self._may_drop, timeout=0.2)
+                self._queue.put(result, block=not self._may_drop, timeout=POLL_S)
                 return
             except queue.Full:
                 if self._may_drop:
@@ -104,25 +111,33 @@ class SinkRunner:
                     raise self._hanging() from None
 
     def finish(self, *, complete: bool) -> None:
-        """Let the queue run empty, then close the sink. A sink that hangs is left behind after the time-out.
+        """Let the queue run empty, then close the sink. One that hangs, taking nothing for the time-out, is left
+        behind.
 
         Raises:
             DeviceError: it hangs.
-        EdgeFerError: it failed.
+            EdgeFerError: it failed.
         """
-        end = time.perf_counter() + self.finish_timeout_s
         self._complete = complete
         if self.on_caller:
             while not self._queue.empty():
                 self.serve()
             self._close()
-            if not isinstance(self.failure(), StopRun):
-                self._raise_failure()
-            return
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=self.finish_timeout_s)
-        self._thread.join(max(0.0, end - time.perf_counter()))
-        if self._thread.is_alive():
-            raise self._hanging()
+        else:
+            self._await_end()
         if not isinstance(self.failure(), StopRun):
             self._raise_failure()
+
+    def _await_end(self) -> None:
+        asked, written, end = False, self.written, time.perf_counter() + self.finish_timeout_s
+        while self._thread.is_alive():
+            if asked:
+                self._thread.join(POLL_S)
+            else:
+                with contextlib.suppress(queue.Full):
+                    self._queue.put(None, timeout=POLL_S)
+                    asked = True
+            if self.written > written:
+                written, end = self.written, time.perf_counter() + self.finish_timeout_s
+            elif self._thread.is_alive() and time.perf_counter() > end:
+                raise self._hanging()

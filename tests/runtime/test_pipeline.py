@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 import threading
 import tracemalloc
 from pathlib import Path
@@ -21,6 +23,7 @@ from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.preprocess import face_pixels, normalise_into
 from edge_fer.runtime.results import FrameResult, StopRun
 from edge_fer.runtime.sink_runner import QUEUE
+from edge_fer.runtime.sinks.jsonl import JsonlSink
 from edge_fer.runtime.sources.choose import open_source
 
 BOX = (20.0, 20.0, 90.0, 90.0)
@@ -94,6 +97,47 @@ def test_a_slow_sink_of_a_live_source_skips_and_is_counted(engine: Engine) -> No
     assert (quick_runner.written, quick_runner.dropped) == (20, 0)
     assert (slow_runner.written, slow_runner.dropped) == (1 + QUEUE, 20 - 1 - QUEUE)
     assert quick.indices == list(range(20))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_table_of_a_camera_misses_no_frame_while_its_disk_pauses(engine: Engine, tmp_path: Path) -> None:
+    """A pipe that nobody opens stands for it: three seconds of a camera wait, although their pictures have gone on."""
+    pipe, count = tmp_path / "pipe", 90
+    os.mkfifo(pipe)
+    camera, seen = HandCamera(), threading.Semaphore(0)
+
+    class Quick(Recorder):
+        def write(self, result: FrameResult) -> None:
+            super().write(result)
+            seen.release()
+
+    pipeline = Pipeline(camera, FixedFaces(BOX), engine, [JsonlSink(pipe), Quick()])
+    running = threading.Thread(target=pipeline.run, daemon=True)
+    running.start()
+    for _ in range(count):
+        camera.take()
+        assert seen.acquire(timeout=60)
+    with pipe.open() as lines:
+        camera.end()
+        records = [json.loads(line) for line in lines]
+    running.join(60)
+    assert not running.is_alive()
+    assert [record["frame"] for record in records] == list(range(count))
+    assert all(record["faces"] for record in records)
+    assert [(runner.written, runner.dropped) for runner in pipeline.runners] == [(count, 0), (count, 0)]
+
+
+def test_a_slow_output_is_not_taken_for_one_that_hangs(engine: Engine) -> None:
+    """What counts is that it goes on, however much waits before it."""
+
+    class Slow(Recorder):
+        needs_picture = False
+
+    slow = Slow(delay_s=0.05)
+    pipeline = Pipeline(CountingSource(60, live=True), FixedFaces(BOX), engine, [slow])
+    pipeline.runners[0].finish_timeout_s = 0.5
+    stats = pipeline.run()
+    assert slow.indices == list(range(stats.frames)) == list(range(60))
 
 
 def test_detection_runs_on_every_nth_frame_only(engine: Engine) -> None:

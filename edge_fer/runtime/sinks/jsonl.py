@@ -31,7 +31,7 @@ def as_record(result: FrameResult) -> dict[str, object]:
 
 
 class JsonlSink:
-    lossless = True
+    lossless, needs_picture = True, False
 
     def __init__(self, path: Path) -> None:
         self.name = f"jsonl {path}"

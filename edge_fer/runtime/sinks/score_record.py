@@ -18,7 +18,7 @@ class ScoreRecord:
     is evenly spaced.
     """
 
-    name, lossless = "score record", True
+    name, lossless, needs_picture = "score record", True, False
 
     def __init__(self, classes: int, *, capacity: int = CAPACITY) -> None:
         self.stride = 1

@@ -13,7 +13,7 @@ FIXED = ("frame", "time_ms", "age_ms", "track", "left", "top", "right", "bottom"
 
 
 class CsvSink:
-    lossless = True
+    lossless, needs_picture = True, False
 
     def __init__(self, path: Path, labels: tuple[str, ...]) -> None:
         self.name = f"csv {path}"
