@@ -327,8 +327,7 @@ class Pipeline:
                         stats.first_label_ms = 1e3 * (now - began)
                     fps, previous = self._rate(now - previous), now
                     result = FrameResult(found.frame, faces, self._labels, age_ms, fps)
-                    for runner in self.runners:
-                        runner.offer(result)
+                    self._offer(result)
                 finally:
                     found.frame.release()
         except BaseException:
@@ -336,6 +335,21 @@ class Pipeline:
             raise
         finally:
             self._end_finder(finder)
+
+    def _offer(self, result: FrameResult) -> None:
+        """Give a labelled frame to every sink; one that failed before keeps it from no other.
+
+        Raises:
+            BaseException: what the first of those said.
+        """
+        failure: BaseException | None = None
+        for runner in self.runners:
+            try:
+                runner.offer(result)
+            except BaseException as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _rate(self, interval_s: float) -> float:
         """Frames a second, from the mean interval: one short interval among long ones does not make a fast loop."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import sys
 import threading
@@ -401,6 +402,31 @@ def test_an_engine_that_is_gone_ends_the_run_with_one_sentence_and_whole_files(
     assert len(found.records) == len(frames_of(video)) == found.summary["frames"] == 8
     assert found.summary["error"] == found.error.message
     assert found.adds_up
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file keeps its folder there")
+@pytest.mark.parametrize(("option", "name"), [("--save", "out.mp4"), ("--csv", "out.csv")])
+def test_a_disk_that_is_unplugged_is_one_sentence_and_the_other_outputs_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    """A folder that vanishes in the middle of the run stands for it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def unplug(call: int) -> bool:
+        if call == 12:
+            shutil.rmtree(disk)
+        return False
+
+    stumble(monkeypatch, unplug)
+    found = run(tmp_path, "--demo", "--max-frames", "60", option, str(disk / name))
+    assert isinstance(found.error, EdgeFerError), "and no bug of ours"
+    assert str(disk / name) in found.error.message
+    assert "No such file or directory" in found.error.message
+    assert len(found.records) == found.summary["frames"] >= 12
+    assert found.summary["complete"] is False
+    assert found.adds_up
+    assert not disk.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -82,7 +83,8 @@ class TextFile:
                 raise describe_os_error(error, self.path) from None
         finally:
             if self._temporary is not None:
-                self._temporary.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a disk that is gone, or that its errors have made read-only
+                    self._temporary.unlink(missing_ok=True)
 
 
 def check_target(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -100,15 +101,20 @@ class VideoSink:
         due = self._seen % CHECK_EVERY == 0
         self._seen += 1
         kept = f"it ends after {self._count / self._fps:.1f} s" if self._count else "nothing was changed there"
-        if due and shutil.disk_usage(self._path.parent).free < SPARE_BYTES:
+        try:
+            no_space = due and shutil.disk_usage(self._path.parent).free < SPARE_BYTES
+            size = self._temporary.stat().st_size if due and self._temporary is not None else 0
+        except OSError as error:  # a disk that was unplugged: OpenCV's writer says nothing of that either
+            raise DeviceError(
+                f"The place of {self._path} is gone, and the video with it: {error.strerror}.", fix="Is its disk there?"
+            ) from None
+        if no_space:
             self._full = True
             raise DeviceError(f"No space left while writing {self._path}: {kept}.", fix="Free some space.")
-        if self._most_bytes is not None and self._temporary is not None:
-            # FFmpeg holds back a quarter of a megabyte, which is still to be written.
-            spare = min(SPARE_BYTES, self._most_bytes // 2)
-            if self._temporary.stat().st_size > self._most_bytes - spare:
-                self._full = True
-                raise DeviceError(f"{self._path} is as large as a file may be there: {kept}.", fix=LARGER)
+        # FFmpeg holds back a quarter of a megabyte, which is still to be written.
+        if self._most_bytes is not None and size > self._most_bytes - min(SPARE_BYTES, self._most_bytes // 2):
+            self._full = True
+            raise DeviceError(f"{self._path} is as large as a file may be there: {kept}.", fix=LARGER)
 
     def _times(self, time_ms: float) -> int:
         """How many pictures of the video this frame stands for; the repeated ones show the frame before it."""
@@ -144,7 +150,8 @@ class VideoSink:
         except OSError as error:
             raise describe_os_error(error, self._path) from None
         finally:
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that is gone, or that its errors have made read-only
+                self._temporary.unlink(missing_ok=True)
 
 
 def _fitted(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
