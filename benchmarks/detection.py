@@ -158,11 +158,10 @@ def compare(
 
     rows: list[Row] = []
     found = {}
-    # Scenes are searched for what is asked of them, faces of 40 pixels and more; all else at full scale.
-    for min_face_px, chosen in (
-        (SCENE_FACE, (SCENES, EMPTY)),
-        (FULL_SCALE_FACE, tuple(k for k in sets if k not in (SCENES, EMPTY))),
-    ):
+    # Scenes are searched for what is asked of them, faces of 40 pixels and more, and so are enlarged crops, whose 192
+    # pixels hold no more than that; all else at full scale.
+    large = [kind for kind in (SCENES, EMPTY, EXPRESSIONS) if kind in sets]
+    for min_face_px, chosen in ((SCENE_FACE, large), (FULL_SCALE_FACE, [kind for kind in sets if kind not in large])):
         more, finds = compare_detectors(
             contenders(min_face_px),
             {kind: sets[kind] for kind in chosen},
