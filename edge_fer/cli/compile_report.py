@@ -16,7 +16,7 @@ VERDICTS = {
     "slower": "",
     "refused": "[yellow]refused[/]",
     "failed": "[red]fails the gate[/]",
-    "left": "[dim]left[/]",
+    "left": "[dim]outrun[/]",
     "error": "[red]cannot run[/]",
 }
 
@@ -157,14 +157,25 @@ def _show_speed(console: Console, ladder: LadderRecord) -> None:
     console.print(table)
     console.print(
         f"{threads}, one face, warm; medians of {ladder.rounds} rounds in turn, one process per engine; in brackets "
-        "the extremes of the ratio within a round. in fp32: layers that a mixed form does not compute in int8.",
+        "the extremes of the ratio within a round. in fp32: layers that a mixed form does not compute in int8."
+        + _earlier(ladder),
         style="dim",
         highlight=False,
     )
     for trial in ladder.trials:
         if trial.verdict in ("refused", "failed", "error"):
             name = _engine(trial.backend, trial.precision, chosen=False)
-            console.print(f"{VERDICTS[trial.verdict]} {name}: {trial.why}", highlight=False)
+            console.print(f"{name} {VERDICTS[trial.verdict]}: {trial.why}", highlight=False)
+
+
+def _earlier(ladder: LadderRecord) -> str:
+    """What to know of forms that did not reach the last race."""
+    if len({trial.float_layers for trial in ladder.trials if trial.precision == "int8"}) < 2:
+        return ""
+    return (
+        " Int8 forms that were tried before have their ratio to fp32 from then, and the milliseconds that it gives "
+        "now; outrun: a form tried with it was faster."
+    )
 
 
 def _speed_row(trial: TrialRecord) -> list[str]:

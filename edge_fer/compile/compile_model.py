@@ -211,7 +211,8 @@ def _settle(
         )
         for trial in (chosen, *rest)
     )
-    decided = f"chosen when it was compiled here: {ladder.reason}"
+    # Every run prints this; what lost, and to what, stands in the manifest.
+    decided = f"chosen when it was compiled here: {ladder.reason.partition('; ')[0]}"
     remember(bundle, Choice(candidates=timed, decided=decided), backend=request.backend, threads=request.threads)
     return (chosen.backend, chosen.precision), ladder.reason
 

@@ -37,7 +37,8 @@ def decide(contestants: Sequence[Contestant], *, min_speedup: float | None, devi
     """Choose the fastest engine that passes the gate, and that gains enough where it is not fp32.
 
     Gains are ratios within rounds to the engine that is the fastest in fp32, so that a machine that changes its speed
-    from round to round changes nothing.
+    from round to round changes nothing. Times of an earlier heat are put on the last one's scale by these ratios: a
+    machine that was twice as fast then makes nothing look fast now.
 
     Args:
         contestants: those with an error have no times. Those that may be chosen are of the last heat.
@@ -66,7 +67,7 @@ def decide(contestants: Sequence[Contestant], *, min_speedup: float | None, devi
                     "backend": contestant.backend,
                     "precision": contestant.precision,
                     "float_layers": contestant.float_layers,
-                    "median_us": contestant.timing.median_us,
+                    "median_us": _today_us(contestant, found, None if contestant.heat == last else baseline),
                     "speedup": statistics.median(found) if found else None,
                     "speedup_range": (min(found), max(found)) if found else None,
                     "verdict": "chosen" if index == winner else verdict,
@@ -112,10 +113,17 @@ def _gains(baseline: Contestant | None, contestant: Contestant) -> list[float]:
     return [slow / fast for slow, fast in zip(baseline.timing.rounds_us, contestant.timing.rounds_us, strict=False)]
 
 
+def _today_us(contestant: Contestant, gains: list[float], baseline: Contestant | None) -> float | None:
+    """The time in the last heat, or what the gain in an earlier one makes of the last heat's ``baseline``."""
+    if baseline is None or not gains:
+        return contestant.timing.median_us
+    return _median(baseline) / statistics.median(gains)
+
+
 def _refusal(contestant: Contestant, gains: list[float], min_speedup: float | None) -> tuple[str, str] | None:
     """(verdict, why) of an engine that may not be chosen."""
     if contestant.left:
-        return "left", "another int8 form is faster"
+        return "left", "an int8 form that was tried with it was faster"
     if contestant.barred is not None:
         return "failed", contestant.barred
     if min_speedup is None or contestant.precision == "fp32" or contestant.timing.error is not None:

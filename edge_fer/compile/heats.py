@@ -188,7 +188,7 @@ def _key(item: Verified) -> tuple[str, str]:
 
 def _attempt_failed(attempt: AttemptReport) -> str:
     lost = _points(attempt.harmed_classes)
-    return f"fails the gate: loses {attempt.drop:.2f} points of top-1" + (f", and of recall {lost}" if lost else "")
+    return f"loses {attempt.drop:.2f} points of top-1" + (f", and of recall {lost}" if lost else "")
 
 
 def _points(harmed: Mapping[str, float]) -> str:

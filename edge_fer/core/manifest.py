@@ -101,11 +101,13 @@ class TrialRecord(Frozen):
 
     Attributes:
         float_layers: of int8, the layers that this form computes in floating point.
-        median_us: latency of one face: the median over rounds of each round's median.
+        median_us: latency of one face: the median over rounds of each round's median. Of a form that was tried before
+            the last race: that race's fp32 by ``speedup``.
         speedup: how many times as fast as the fastest fp32 engine: the median over rounds of the ratio in a round.
         speedup_range: the smallest and the largest of these ratios.
         verdict: ``slower`` means allowed and not the fastest; ``refused`` less gain than was asked for; ``failed`` the
-            accuracy gate; ``left`` a mixture that another int8 form outran; ``error`` cannot run here.
+            accuracy gate; ``left`` a form that another int8 form outran when both were tried;
+            ``error`` cannot run here.
         why: the sentence for people.
     """
 
