@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def calibrate(
         shown = draw_contact_sheet(sheet, found)
         console.print(f"contact sheet with {shown} of the faces: {sheet}", highlight=False)
     _show_known_ranges(console, found)
-    console.print(f"Next: edge-fer compile CHECKPOINT --calibration {faces}", highlight=False)
+    console.print(f"Next: edge-fer compile CHECKPOINT --calibration {shlex.quote(str(faces))}", highlight=False)
 
 
 def _show_known_ranges(console: Console, found: CalibrationSet) -> None:

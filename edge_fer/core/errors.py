@@ -2,6 +2,7 @@
 
     EdgeFerError              exit 1   a bug of ours, or the base class
     ├── UsageError            exit 2   the command line asks for something contradictory or unknown
+    │   └── SeveralSplitsError         a dataset has several splits, and none was named
     ├── BadInputError         exit 3   a file, folder, frame or value is not what it must be
     │   ├── CheckpointError            weights that cannot be read, or do not fit the architecture
     │   ├── BundleError                a bundle or engine folder that is damaged, edited or foreign
@@ -17,6 +18,12 @@ A message says what is wrong and where; ``fix`` is the command or the step that 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
 __all__ = [
     "BadInputError",
     "BundleError",
@@ -27,6 +34,7 @@ __all__ = [
     "EdgeFerError",
     "MissingDependencyError",
     "ProviderError",
+    "SeveralSplitsError",
     "SourceError",
     "UsageError",
 ]
@@ -48,6 +56,14 @@ class EdgeFerError(Exception):
 
 class UsageError(EdgeFerError):
     exit_code = 2
+
+
+class SeveralSplitsError(UsageError):
+    """``splits`` are the names to choose from."""
+
+    def __init__(self, path: Path, splits: Iterable[str]) -> None:
+        self.splits = tuple(splits)
+        super().__init__(f"{path} has several splits.", fix=f"Name one with --split: {', '.join(self.splits)}.")
 
 
 class BadInputError(EdgeFerError):

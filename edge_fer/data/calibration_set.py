@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edge_fer.core.errors import BadInputError, CalibrationError
+from edge_fer.core.errors import BadInputError, CalibrationError, SeveralSplitsError, UsageError
 from edge_fer.core.files import atomic_file
 from edge_fer.core.settings_files import read_settings
 from edge_fer.core.spec import Frozen, PreprocessSpec
@@ -145,6 +146,13 @@ def open_calibration_set(path: Path, *, seed: int = 0) -> CalibrationSet:
         samples = open_dataset(path)
     except BadInputError as error:
         raise CalibrationError(f"The calibration set {path} is not usable: {error}") from None
+    except SeveralSplitsError as error:
+        # --split, where a command has it, is that of --data; the faces of a test would flatter the ranges.
+        name = "train" if "train" in error.splits else error.splits[0]
+        fix = f"Name the folder of one, such as {shlex.quote(str(path / name))}."
+        if not (path / name).is_dir():
+            fix = f"Write a recipe.yaml with two lines, dataset: {path.resolve()} and split: {name}, and name that."
+        raise UsageError(error.message, fix=fix) from None
     per_class = FOLDER_LIMIT // len(samples.class_names)
     return _checked(_select(_by_class(samples), per_class, seed), _short(path))
 
@@ -177,6 +185,8 @@ def _from_recipe(path: Path) -> CalibrationSet:
         samples = open_dataset(dataset, recipe.split)
     except BadInputError as error:
         raise CalibrationError(f"The dataset of {path} is not usable: {error}") from None
+    except SeveralSplitsError as error:
+        raise UsageError(error.message, fix=f"Name one in {path} as split: {', '.join(error.splits)}.") from None
     selection = _select(_by_class(samples), recipe.per_class, recipe.seed)
     found = _checked(selection, f"{path.name} ({recipe.dataset})")
     if recipe.list is not None and (path.parent / recipe.list).exists():

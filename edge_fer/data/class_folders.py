@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.errors import BadInputError, SeveralSplitsError, UsageError
 from edge_fer.core.labels import EMOTIONS, canonical
 from edge_fer.data.samples import Image, Samples
 from edge_fer.runtime.picture_files import read_picture
@@ -63,7 +63,7 @@ def open_class_folders(root: Path, split: str | None = None) -> Samples:
     splits = find_splits(root)
     if split is None:
         if len(splits) > 1:
-            raise UsageError(f"{root} has several splits.", fix=f"Name one with --split: {', '.join(splits)}.")
+            raise SeveralSplitsError(root, splits)
         split = next(iter(splits))
     if split not in splits:
         available = ", ".join(name or "(none: class folders lie at the top)" for name in splits)

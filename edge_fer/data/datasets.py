@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.errors import BadInputError, SeveralSplitsError, UsageError
 from edge_fer.core.labels import EMOTIONS, canonical
 from edge_fer.data.class_folders import find_splits, open_class_folders
 from edge_fer.data.icml_csv import find_icml_csv, is_icml_csv, open_icml_csv
@@ -86,7 +86,7 @@ def _open_reader(name: str, path: Path, split: str | None) -> Samples:
     folders = dict.fromkeys(reading.splits(), path)
     chosen = folder_of(folders, split)
     if chosen is None and len(folders) > 1:
-        raise UsageError(f"{path} has several splits.", fix=f"Name one with --split: {', '.join(folders)}.")
+        raise SeveralSplitsError(path, folders)
     if chosen is not None and chosen not in folders:
         raise UsageError(f"{path} has no split {split!r}.", fix=f"Available: {', '.join(folders)}.")
     records = [record for record in reading.records if chosen is None or record.split == chosen]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_fer.core.errors import BadInputError, UsageError
+from edge_fer.core.errors import BadInputError, SeveralSplitsError, UsageError
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.data.samples import Image, Samples
 
@@ -90,7 +90,7 @@ def open_icml_csv(path: Path, split: str | None = None) -> Samples:
         labels.append(EMOTIONS.index(ICML_ORDER[emotion]))
         pixels.append(pixels_of(path, line, text))
     if wanted is None and len(usages) > 1:
-        raise UsageError(f"{path} has several splits.", fix=f"Name one with --split: {', '.join(usages)}.")
+        raise SeveralSplitsError(path, usages)
     if usages and not ids:
         raise UsageError(f"{path} has no row of the split {split!r}.", fix=f"It holds: {', '.join(usages)}.")
     return Samples(

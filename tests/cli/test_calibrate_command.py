@@ -66,3 +66,10 @@ def test_a_set_that_would_lie_is_refused_by_name(faces: Path, tmp_path: Path, ma
     assert isinstance(done.exception, CalibrationError), done.output
     assert done.exception.exit_code == 3
     assert finding in str(done.exception)
+
+
+def test_what_comes_next_can_be_copied_when_the_folder_has_a_space(faces: Path, tmp_path: Path) -> None:
+    moved = faces.rename(tmp_path / "my faces")
+    done = CliRunner().invoke(app, ["calibrate", str(moved)], env={"COLUMNS": "400"})
+    assert done.exit_code == 0, done.output
+    assert f"--calibration '{moved}'" in done.output

@@ -129,8 +129,22 @@ def test_a_set_with_several_splits_asks_which(tmp_path, class_folders):
     root.mkdir()
     class_folders.rename(root / "train")
     fill(root / "test" / "happy", range(3))
-    with pytest.raises(UsageError, match="several splits"):
+    with pytest.raises(UsageError, match="several splits") as asked:
         open_calibration_set(root)
+    assert asked.value.fix == f"Name the folder of one, such as {root / 'train'}."
+    (tmp_path / "recipe.yaml").write_text("dataset: both\n")
+    with pytest.raises(UsageError, match=r"Name one in .*recipe\.yaml as split: test, train\."):
+        open_calibration_set(tmp_path / "recipe.yaml")
+
+
+def test_a_table_with_several_splits_is_named_by_a_recipe(tmp_path):
+    pixels = " ".join(["7"] * 48 * 48)
+    (tmp_path / "both").mkdir()
+    table = "emotion,pixels,Usage\n" + "".join(f"0,{pixels},{usage}\n" for usage in ("Training", "PublicTest"))
+    (tmp_path / "both" / "fer2013.csv").write_text(table)
+    (tmp_path / "both" / "pictures").mkdir()
+    with pytest.raises(UsageError, match=r"recipe\.yaml with two lines, dataset: .*both and split: Training"):
+        open_calibration_set(tmp_path / "both")
 
 
 def test_three_images_of_one_class_are_refused_as_such(tmp_path):
