@@ -45,10 +45,10 @@ class Results(NamedTuple):
 
 
 class _Ran(NamedTuple):
-    """What ran: the contract, the file, (backend, version, precision)."""
+    """What ran: the contract, the file or folder, (backend, version, precision)."""
 
     spec: ModelSpec
-    source: str
+    path: Path
     ran: tuple[str, str, str]
 
 
@@ -181,17 +181,31 @@ def _together(done: list[_Done], labels: NDArray[np.int64]) -> Results:
 
 
 def _names(ran: list[_Ran]) -> list[str]:
-    """The shortest names that tell the models apart: their own, then with what ran them, then with their files."""
+    """The shortest names that tell the models apart: their own or their files', then with what ran them."""
+    models = [_model_name(one, ran) for one in ran]
     ways = (
-        [one.spec.name for one in ran],
-        [f"{one.spec.name} {one.ran[2]}" for one in ran],
-        [f"{one.spec.name} {one.ran[0]} {one.ran[2]}" for one in ran],
-        [f"{one.source} {one.ran[0]} {one.ran[2]}" for one in ran],
+        models,
+        [f"{model} {one.ran[2]}" for model, one in zip(models, ran, strict=True)],
+        [f"{model} {one.ran[0]} {one.ran[2]}" for model, one in zip(models, ran, strict=True)],
     )
     for names in ways:
         if len(set(names)) == len(names):
             return names
     return [f"{i}: {name}" for i, name in enumerate(ways[-1], 1)]
+
+
+def _model_name(one: _Ran, ran: list[_Ran]) -> str:
+    """A model's own name; where other files carry it too, the shortest end of its path that is not theirs.
+
+    What is trained from one recipe has one name, and a backend tells nobody which training ran on it.
+    """
+    path = one.path.resolve()
+    namesakes = {other.path.resolve() for other in ran if other.spec.name == one.spec.name} - {path}
+    if not namesakes:
+        return one.spec.name
+    depths = range(1, len(path.parts))
+    ends = (path.parts[-n:] for n in depths if all(other.parts[-n:] != path.parts[-n:] for other in namesakes))
+    return "/".join(next(ends, path.parts))
 
 
 def _about(ran: _Ran, request: Request) -> dict[str, str]:
@@ -203,7 +217,7 @@ def _about(ran: _Ran, request: Request) -> dict[str, str]:
     return {
         "edge_fer_version": __version__,
         "model": ran.spec.name,
-        "source": ran.source,
+        "source": ran.path.resolve().name,
         "backend": backend,
         "backend_version": version,
         "precision": precision,
@@ -241,7 +255,7 @@ def _checkpoint(
         ) from None
     checkpoint = load_checkpoint(path, ContractOverrides(arch=arch))
     logits = predict_module(checkpoint.model, samples, checkpoint.spec.preprocess, threads=threads, progress=progress)
-    return _Ran(checkpoint.spec, path.name, ("torch", str(torch.__version__), "fp32")), logits
+    return _Ran(checkpoint.spec, path, ("torch", str(torch.__version__), "fp32")), logits
 
 
 def _open_engine(name: str | None, backend: str, precision: str | None, threads: int) -> tuple[Engine, _Ran]:
@@ -251,7 +265,7 @@ def _open_engine(name: str | None, backend: str, precision: str | None, threads:
     path = find_bundle(name)
     engine, _ = open_best(path, backend=backend, precision=precision or _usual_precision(path), threads=threads)
     manifest = engine.manifest
-    ran = _Ran(manifest.classifier, path.name, (manifest.backend, manifest.backend_version, manifest.precision))
+    ran = _Ran(manifest.classifier, path, (manifest.backend, manifest.backend_version, manifest.precision))
     return engine, ran
 
 

@@ -125,7 +125,7 @@ def _show_clean(console: Console, evaluation: Evaluation) -> None:
 def _show_comparison(console: Console, comparison: Comparison) -> None:
     from rich.table import Table
 
-    from edge_fer.evaluate.report_html import OVERALL, figure_of
+    from edge_fer.evaluate.report_html import OVERALL, figure_of, p_value
 
     first = next(iter(comparison.models.values()))
     console.print(f"{first.n} {first.unit} of {first.data}; in brackets: 95 % bootstrap", highlight=False)
@@ -155,7 +155,7 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
             f"{100 * one.top1.gain:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})",
             str(one.gained),
             str(one.lost),
-            f"{one.mcnemar_p:.4f}",
-            f"{one.holm_p:.4f}",
+            p_value(one.mcnemar_p),
+            p_value(one.holm_p),
         )
     console.print(pairs)

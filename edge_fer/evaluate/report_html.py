@@ -131,8 +131,8 @@ def _comparisons(comparisons: Sequence[ModelComparison]) -> str:
                 _points(one.top1, percent_points=True),
                 f"{one.gained:,}",
                 f"{one.lost:,}",
-                _p(one.mcnemar_p),
-                _p(one.holm_p),
+                p_value(one.mcnemar_p),
+                p_value(one.holm_p),
                 *(_points(one.others[k], percent_points=k in ("ece", "balanced_accuracy")) if k in one.others else "–"
                   for k in ("macro_f1", "balanced_accuracy", "macro_auc", "ece")),
             ],
@@ -154,7 +154,8 @@ def _points(difference: Difference, *, percent_points: bool) -> str:
     return f"{gain:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """Four digits; what is less is told as less, because no p is 0."""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 

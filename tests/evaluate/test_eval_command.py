@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from edge_fer.cli.main import app
 from edge_fer.core.errors import EdgeFerError, UsageError
 from edge_fer.core.labels import EMOTIONS
+from edge_fer.evaluate.report_html import p_value
+from edge_fer.models.checkpoint import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,28 @@ def test_models_are_set_side_by_side_and_against_the_first(faces: Path, tmp_path
     assert {"report.json", "report.html"} <= files
     assert sum(name.startswith("mistakes-") for name in files) == 3
     assert sum(name.endswith(".png") for name in files) == 6
+
+
+def test_models_of_one_name_are_told_apart_by_their_files(faces: Path, tmp_path: Path) -> None:
+    trained, other = tmp_path / "first" / "best.safetensors", tmp_path / "second" / "best.safetensors"
+    shipped = find_checkpoint(None)
+    trained.parent.mkdir()
+    other.parent.mkdir()
+    shutil.copyfile(shipped, trained)
+    with safe_open(shipped, "pt") as file:
+        contract = file.metadata()
+    weights = {name: torch.zeros_like(values) for name, values in load_file(shipped).items()}
+    save_file(weights, other, contract)
+    report = tmp_path / "r"
+    run(str(trained), str(other), "--data", str(faces), "--split", "test", "--report", str(report))
+    record = json.loads((report / "report.json").read_text())
+    assert list(record["models"]) == ["first/best.safetensors", "second/best.safetensors"]
+    assert {model["source"] for model in record["models"].values()} == {"best.safetensors"}
+    assert {"first-best.safetensors.png", "second-best.safetensors.png"} <= {path.name for path in report.iterdir()}
+
+
+def test_no_p_is_told_as_zero() -> None:
+    assert [p_value(p) for p in (0.0, 9e-5, 1e-4, 0.25)] == ["< 0.0001", "< 0.0001", "0.0001", "0.2500"]
 
 
 def test_an_audit_gives_the_accuracy_without_what_leaked(faces: Path, tmp_path: Path) -> None:
