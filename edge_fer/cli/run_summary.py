@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edge_fer.runtime.pipeline import Pipeline
     from edge_fer.runtime.timing import Percentiles
 
+WIDE = 72
+"""Columns of a terminal in which the summary says what each of its times means."""
 MEANING = {
     "wait": "for the next frame",
     "detect": "search the whole picture",
@@ -107,18 +109,25 @@ def summary_record(
 
 
 def print_summary(console: Console, pipeline: Pipeline, source: FrameSource, labels: tuple[str, ...]) -> None:
-    """Two tables and a few sentences."""
+    """A table and a few sentences."""
     stats = pipeline.stats
     if not stats.frames:
         console.print("No frame was processed.")
         return
+    # In a narrow terminal figures come before what they mean: a cut-off figure is a wrong one.
+    narrow = console.width < WIDE
     table = Table(title=f"{stats.frames} frames in {stats.seconds:.1f} s: {stats.fps:.0f} fps", title_justify="left")
-    for column in ("milliseconds", "p50", "p90", "p99", "max", ""):
-        table.add_column(column, justify="left" if column in ("milliseconds", "") else "right")
+    if narrow:
+        table.box, table.pad_edge = None, False
+    for column in ("ms" if narrow else "milliseconds", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="right" if table.columns else "left", no_wrap=True)
+    if not narrow:
+        table.add_column("")
     rows = [(name, stats.stages[name], MEANING[name]) for name in stats.stages]
     for name, reservoir, meaning in [*rows, ("frame age", stats.age, "from captured to labelled")]:
         if (p := reservoir.percentiles()) is not None:
-            table.add_row(name, *(f"{v:.2f}" for v in (p.p50, p.p90, p.p99, p.maximum)), meaning)
+            figures = (f"{v:.{1 if narrow else 2}f}" for v in (p.p50, p.p90, p.p99, p.maximum))
+            table.add_row(name, *figures, *([] if narrow else [meaning]))
     console.print(table)
     cpu = 1e3 * stats.cpu_seconds / stats.frames
     console.print(

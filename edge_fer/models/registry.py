@@ -86,7 +86,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         task="detection",
         size_hw=(320, 320),
         paper="this project's face detector",
-        recipes=("detector", "detector-finish", "detector-polish"),
+        recipes=("detector", "detector-finish", "detector-polish", "detector-expressions"),
     ),
     "resemotenet": Architecture(
         "edge_fer.models.resemotenet:resemotenet",

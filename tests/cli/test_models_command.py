@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import edge_fer.train.recipes
 from edge_fer.cli.main import app
 from edge_fer.models.registry import ARCHITECTURES
 from edge_fer.train.recipe import load_recipe, recipe_task
@@ -54,6 +56,8 @@ def test_attention_is_counted_as_well(rows: dict[str, dict[str, object]]) -> Non
 def test_every_recipe_named_exists_and_trains_that_network(rows: dict[str, dict[str, object]]) -> None:
     named = [(name, recipe) for name, row in rows.items() for recipe in row["recipes"]]  # type: ignore[attr-defined]
     assert {"resnet18-sheng", "hybrid-hu", "convnext-tiny-morisseau"} <= {recipe for _, recipe in named}
+    shipped = {path.stem for path in Path(edge_fer.train.recipes.__file__).parent.glob("*.yaml")}
+    assert {recipe for _, recipe in named} == shipped
     for name, recipe in named:
         if recipe_task(recipe) == "classification":
             assert load_recipe(recipe).model.arch == name

@@ -48,6 +48,14 @@ def count_frames(path: Path) -> int:
     return count
 
 
+def test_a_narrow_terminal_cuts_no_figure_off() -> None:
+    done = run("--demo", *FAST, "--max-frames", "5", COLUMNS="40")
+    assert done.returncode == 0, done.stderr
+    assert "…" not in done.stdout
+    (detect,) = (line.split() for line in done.stdout.splitlines() if line.startswith("detect "))
+    assert len([float(figure) for figure in detect[1:]]) == 4
+
+
 def test_the_demo_is_labelled_frame_by_frame(tmp_path: Path) -> None:
     lines, table, video = tmp_path / "out.jsonl", tmp_path / "out.csv", tmp_path / "out.mp4"
     done = run(
