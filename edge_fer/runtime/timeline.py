@@ -38,7 +38,7 @@ def check_timeline(path: Path) -> None:
 
 
 def draw_timeline(path: Path, record: ScoreRecord, labels: tuple[str, ...], *, title: str) -> None:
-    """Write a PNG: a panel per face, the six that were seen longest; a line per class, and a band of the leading one.
+    """Write a PNG: a panel per face, the six that were seen longest; a line per class, a band of the shown label.
 
     Raises:
         DeviceError: the disk is full, or not writable; the old file is untouched.
@@ -62,7 +62,9 @@ def draw_timeline(path: Path, record: ScoreRecord, labels: tuple[str, ...], *, t
     panels[-1].set_xlabel("time in the source, s", color=INK)
     more = f"; {len(tracks) - len(shown)} more faces were seen for shorter" if len(tracks) > len(shown) else ""
     every = f"; every {record.stride}th frame" if record.stride > 1 else ""
-    figure.suptitle(f"{title}\nsmoothed scores of each face{every}{more}", color=INK, fontsize=11)
+    figure.suptitle(
+        f"{title}\nsmoothed scores of each face, above them the label shown{every}{more}", color=INK, fontsize=11
+    )
     if shown:
         lines, names = panels[0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", ncols=len(labels), frameon=False)
@@ -79,12 +81,12 @@ def _draw(panel: Axes, record: ScoreRecord, track: int, labels: tuple[str, ...])
     for label, colour, values in zip(labels, colours, scores.T, strict=True):
         panel.plot(seconds, values, color=colour, linewidth=1.6, label=label, marker=marker, markersize=4)
     known = np.flatnonzero(~np.isnan(seconds))
-    leading = scores[known].argmax(axis=1)
+    shown = record.shown(track)[known]
     step = float(np.median(np.diff(seconds[known]))) if len(known) > 1 else 0.04
-    ends = np.flatnonzero(np.diff(leading, prepend=-1, append=-1) | (np.diff(known, prepend=-9, append=-9) > 1))
+    ends = np.flatnonzero(np.diff(shown, prepend=-1, append=-1) | (np.diff(known, prepend=-9, append=-9) > 1))
     for first, last in pairwise(ends):
         begin, end = seconds[known[first]], seconds[known[last - 1]] + step
-        panel.broken_barh([(begin, end - begin)], (1.02, 0.07), facecolors=colours[leading[first]], linewidth=0)
+        panel.broken_barh([(begin, end - begin)], (1.02, 0.07), facecolors=colours[shown[first]], linewidth=0)
     panel.set_xmargin(0.01)
     panel.set_ylim(0, 1.1)
     panel.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])

@@ -52,6 +52,20 @@ def test_a_face_that_was_away_leaves_a_gap_and_faces_are_ordered_by_presence() -
     assert not np.isnan(record.of(9)[0]).any()
 
 
+def test_the_band_is_of_the_label_that_was_shown_not_of_the_leading_score(tmp_path: Path) -> None:
+    record = ScoreRecord(3)
+    for index in range(400):
+        record.write(result(index, *([7] if index != 200 else [])))
+    times_ms, scores = record.of(7)
+    assert np.flatnonzero(record.shown(7) != LABELS.index("happy")).tolist() == [200]
+    assert np.isnan(times_ms[200])
+    assert (np.nan_to_num(scores).argmax(axis=1) != LABELS.index("happy")).sum() > 50
+    draw_timeline(tmp_path / "scores.png", record, LABELS, title="a clip: a model")
+    image = cv2.imread(str(tmp_path / "scores.png")).astype(int)
+    happy = np.abs(image - np.array([49, 164, 205])).max(axis=2) < 12
+    assert happy.sum(axis=1).max() > 1000, "one colour across the picture"
+
+
 def test_more_faces_in_a_frame_than_there_is_memory_do_not_break_it() -> None:
     record = ScoreRecord(3, capacity=4)
     for index in range(8):
