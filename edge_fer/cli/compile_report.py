@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def show_detector(console: Console, report: DetectorReport) -> None:
         console.print(f"note: {note}", highlight=False)
     console.print(f"Engine: {report.reason}", highlight=False)
     console.print(f"Bundle: {report.bundle} ({report.seconds:.0f} s)", highlight=False)
-    console.print(f"Next: edge-fer run --detector edge-fer-face={report.bundle} --demo", highlight=False)
+    console.print(f"Next: edge-fer run --detector edge-fer-face={quote(str(report.bundle))} --demo", highlight=False)
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:

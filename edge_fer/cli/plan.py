@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import typer
 
@@ -71,7 +72,7 @@ def plan(
         console.print(sentence, style=style, highlight=False, markup=False)
     # A line to be copied must not be broken.
     console.print(
-        f"\nWritten to {out}. Run it with:\n  edge-fer run --config {out} --camera 0",
+        f"\nWritten to {out}. Run it with:\n  edge-fer run --config {quote(str(out))} --camera 0",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import typer
 
@@ -70,4 +71,5 @@ def sweep(
     console.print(
         f"Best held-out top-1 {best.top1:.2%} (trial {best.number + 1} of {len(rows)}): {folder / 'best.yaml'}"
     )
-    console.print(f"Next: edge-fer train --recipe {folder / 'best.yaml'} --data {data}")
+    recipe_file = quote(str(folder / "best.yaml"))
+    console.print(f"Next: edge-fer train --recipe {recipe_file} --data {quote(str(data))}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -196,4 +197,4 @@ def _train_detector(
 
     trainer.run(progress)
     plot_detection_log(folder / "curve.png", trainer.log, plan.model.name)
-    console.print(f"Next: edge-fer compile {folder / 'last.safetensors'} --calibration PICTURES")
+    console.print(f"Next: edge-fer compile {quote(str(folder / 'last.safetensors'))} --calibration PICTURES")

@@ -67,9 +67,10 @@ def test_settings_that_let_a_training_diverge_do_not_end_the_sweep(data: Path, t
 
 
 def test_a_sweep_writes_its_trials_continues_and_names_the_best(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "sweep"
+    out = tmp_path / "my sweep"
     first = CliRunner().invoke(app, command(data, out, 2))
     assert first.exit_code == 0, first.output
+    assert f"--recipe '{out / 'best.yaml'}' --data" in first.output, "a line to be copied"
     again = CliRunner().invoke(app, command(data, out, 3))
     assert again.exit_code == 0, again.output
     assert again.output.count("trial ") == 2  # the third trial's line, and the best one's
