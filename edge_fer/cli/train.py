@@ -53,6 +53,8 @@ def train(
     from edge_fer.train.recipe import load_recipe, recipe_task, save_recipe
 
     console = Console()
+    if out is not None and out.is_file():
+        raise UsageError(f"{out} is a file; --out names a folder.")
     if recipe_task(recipe) == "detection":
         if tensorboard:
             raise UsageError("--tensorboard is for a classifier's recipe.", fix="A detector's figures are in log.csv.")

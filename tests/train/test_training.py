@@ -197,3 +197,13 @@ def test_the_command_trains_continues_and_says_what_to_do_next(tmp_path: Path) -
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0
     assert "Continuing" in again.output
+
+
+@pytest.mark.parametrize("recipe", ["compact", "detector"])
+def test_a_file_as_out_is_told_before_any_data_is_read(tmp_path: Path, recipe: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    result = CliRunner().invoke(
+        app, ["train", "--recipe", recipe, "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "notes.txt")]
+    )
+    assert isinstance(result.exception, UsageError)
+    assert "--out names a folder" in str(result.exception)
