@@ -107,7 +107,7 @@ class TorchEngine:
         view, record: how memory becomes a tensor, and a run something to replay; tests have no GPU for it.
     """
 
-    capturable = False
+    capturable = keeps_captured = False
     """Whether a graph may be launched into a capture is nothing to find out in a proof of other things."""
 
     def __init__(

@@ -88,12 +88,18 @@ class DeviceEngine(Engine, Protocol):
         """Whether ``enqueue`` may be given a stream that is being captured."""
         ...
 
+    @property
+    def keeps_captured(self) -> bool:
+        """Whether what was captured may be launched after a call with the same slot and another ``n``. Where not, such
+        a call ends the captured work of that slot."""
+        ...
+
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:
         """Put inference on the first ``n`` rows at the slot's addresses on a CUDA stream, and return at once.
 
         Where the engine is ``capturable``, a stream that is being captured may be given, but only after a call with the
         same slot and ``n`` outside of a capture: the first one with a new ``n`` may allocate. What was captured may be
-        launched as long as the engine is open, whatever other ``n`` were enqueued since.
+        launched as long as the engine is open; where it ``keeps_captured``, whatever other ``n`` were enqueued since.
 
         Args:
             stream: the handle of a ``cudaStream_t`` in the device's primary context.

@@ -35,8 +35,8 @@ ENGINES_ON_GPU = "tensorrt or onnxruntime-cuda"
 """Backends to name where an engine of another one cannot work on the GPU's memory."""
 STEADY = 4
 """Frames with a number of faces, in one place, before the work for that number is captured: a capture costs more than
-one launch of it saves. Graphs of several numbers stay valid beside each other, because the engine keeps apart what it
-captured for each of them (:class:`edge_fer.core.engine.DeviceEngine`)."""
+one launch of it saves. Graphs of several numbers stay valid beside each other where the engine keeps apart what it
+captured for each of them (:class:`edge_fer.core.engine.DeviceEngine`), and are thrown away where it does not."""
 
 
 TURN_ROUNDING = 1 / 16
@@ -101,6 +101,8 @@ class CudaPlace:
         self.seen: dict[int, int] = {}
         """How often each number of faces came up here."""
         self.graphs: dict[int, Graph] = {}
+        self.latest = 0
+        """The number of faces that came up last."""
 
 
 class CudaFaceStage:
@@ -233,6 +235,10 @@ class CudaFaceStage:
 
     def _launch(self, device: CudaDevice, place: CudaPlace, n: int) -> None:
         """The work after the pixels have arrived: call by call at first, then as a graph."""
+        if n != place.latest and not self._engine.keeps_captured:
+            place.graphs.clear()
+            place.seen.clear()
+        place.latest = n
         graph, seen = place.graphs.get(n), place.seen.get(n, 0)
         place.seen[n] = seen + 1
         if self.graphs and graph is None and seen == STEADY:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,7 @@ def make(version: str, machine: Machine) -> ModuleType:
             setattr(module, name, enum.IntEnum(name, {m: i for i, m in enumerate(members)}))
         return getattr(module, name, None)
 
+    exclusive = version.startswith("8.")
     flags = enumeration("BuilderFlag")
     network_flags = enumeration("NetworkDefinitionCreationFlag")
     for name in (
@@ -102,6 +104,7 @@ def make(version: str, machine: Machine) -> ModuleType:
         "ProfilingVerbosity",
         "LayerInformationFormat",
         "ComputeCapability",
+        "PreviewFeature",
     ):
         enumeration(name)
 
@@ -181,6 +184,8 @@ def make(version: str, machine: Machine) -> ModuleType:
             self._profiles: list[Any] = []
             self._calibration_profile: Any = None
             self._timing: ITimingCache | None = None
+            # NVIDIA's guide for 8.6: one context to a profile, unless this is set; since 10.0 it is, and stays.
+            self._previews: set[Any] = set() if exclusive else {"PROFILE_SHARING_0806"}
 
         def __setattr__(self, name: str, value: Any) -> None:
             # Real configurations take no attribute that they do not have.
@@ -196,6 +201,13 @@ def make(version: str, machine: Machine) -> ModuleType:
 
         def clear_flag(self, flag: Any) -> None:
             self._flags.discard(flag)
+
+        def get_preview_feature(self, feature: Any) -> bool:
+            return feature.name in self._previews
+
+        def set_preview_feature(self, feature: Any, enable: bool) -> None:
+            assert enable
+            self._previews.add(feature.name)
 
         def add_optimization_profile(self, profile: Any) -> int:
             self._profiles.append(profile)
@@ -300,6 +312,7 @@ def make(version: str, machine: Machine) -> ModuleType:
                 config._timing._data = f"timings of {version}".encode()
             shapes = {name: [list(s) for s in found] for name, found in config._profiles[0]._shapes.items()}
             header = {"version": version, "device": machine.info.name, "sm": machine.info.sm, "shapes": shapes}
+            header["shared"] = "PROFILE_SHARING_0806" in config._previews
             return MAGIC + json.dumps(header).encode() + b"\n" + network._model.SerializeToString() + b"END"
 
     def _calibrate(calibrator: Any, profile: Any) -> None:
@@ -336,14 +349,19 @@ def make(version: str, machine: Machine) -> ModuleType:
             options = ort.SessionOptions()
             options.intra_op_num_threads = 1
             self.session = ort.InferenceSession(self.model.SerializeToString(), options)
-            self.contexts = 0
+            self.first_context: Callable[[], Any] = lambda: None
 
     class IExecutionContext:
         def __init__(self, plan: _Loaded, logger: Any, kernels: Any) -> None:
             self._plan, self._logger, self._kernels = plan, logger, kernels
             self._addresses: dict[str, int] = {}
             self._shape: tuple[int, ...] | None = None
-            self._memory = self._captured = False
+            self._memory = False
+            self._shapes_set = 0
+            # The first context takes profile 0; another one has none where it cannot share that.
+            self._has_profile = plan.header["shared"] or plan.first_context() is None
+            if plan.first_context() is None:
+                plan.first_context = weakref.ref(self)
 
         def set_device_memory(self, memory: int, size: int) -> None:
             machine.device().view(memory, size)
@@ -358,13 +376,15 @@ def make(version: str, machine: Machine) -> ModuleType:
             return True
 
         def set_input_shape(self, name: str, shape: Any) -> bool:
-            if self._captured:
-                raise Crash("the context of a captured graph was changed")
+            if not self._has_profile:
+                self._logger.log(severity.ERROR, "Profile 0 has been chosen by another IExecutionContext")
+                return False
             smallest, _, largest = self._plan.header["shapes"][name]
             if not all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True)):
                 self._logger.log(severity.ERROR, "the shape is outside of the profile")
                 return False
             self._shape = tuple(shape)
+            self._shapes_set += 1
             if hasattr(module, "IRuntimeCache") and shape[0] not in self._kernels._compiled:
                 machine.compiled += 1
                 self._kernels._compiled.add(shape[0])
@@ -376,10 +396,13 @@ def make(version: str, machine: Machine) -> ModuleType:
                 return False
             assert self._shape is not None, "no input shape"
             assert self._memory, "no memory for activations"
-            self._captured |= machine.device()._streams[stream_handle].captured is not None
             device, shape, addresses = machine.device(), self._shape, dict(self._addresses)
+            captured = device._streams[stream_handle].captured is not None
+            shapes_set = self._shapes_set
 
             def compute() -> None:
+                if captured and shapes_set != self._shapes_set:
+                    raise Crash("a graph was launched whose context has another shape since")
                 source = device.view(addresses["input"], 4 * int(np.prod(shape))).view(np.float32).reshape(shape)
                 (found,) = self._plan.session.run(["logits"], {"input": np.array(source)})
                 device.view(addresses["logits"], found.nbytes)[:] = found.astype(np.float32).reshape(-1).view(np.uint8)

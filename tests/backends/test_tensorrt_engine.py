@@ -380,10 +380,28 @@ def test_another_thread_than_the_one_that_opened_it_may_run_it(
         np.testing.assert_allclose(found[0], expected, atol=1e-4)
 
 
-def test_a_captured_graph_replays_inference_on_what_the_input_holds_then(
-    bundle: Bundle, install: Install, expected: np.ndarray
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_slot_runs_every_number_of_faces_in_turn(
+    version: str, bundle: Bundle, install: Install, expected: np.ndarray
 ) -> None:
-    install("10.16.1")
+    """Before 8.6 an optimisation profile serves one execution context only."""
+    machine = install(version)
+    batch = faces(bundle)
+    with open_engine(bundle, backend="tensorrt", precision="fp32", slots=3) as engine:
+        before = machine.loaded
+        for count in (1, 3, 8, 3, 1):
+            for slot in engine.slots:
+                np.testing.assert_allclose(run(engine, slot, batch[:count]), expected[:count], atol=1e-4)
+        assert isinstance(engine, DeviceEngine)
+        assert engine.keeps_captured == (version != "8.5.3.1")
+    assert machine.loaded == before, "the weights are in memory once the engine is open"
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.16.1", "rtx 1.7.1"])
+def test_a_captured_graph_replays_inference_on_what_the_input_holds_then(
+    version: str, bundle: Bundle, install: Install, expected: np.ndarray
+) -> None:
+    install(version)
     batch = faces(bundle)
     with open_engine(bundle, backend="tensorrt", precision="fp32") as engine:
         assert isinstance(engine, TensorRtEngine)

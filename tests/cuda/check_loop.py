@@ -43,7 +43,7 @@ class EngineOnTheDriver:
     """A ``DeviceEngine``: a kernel of the simulated driver that runs ONNX Runtime on device memory. It opens the device
     for itself, as TensorRT's does: the primary context is the same."""
 
-    capturable = True
+    capturable = keeps_captured = True
 
     def __init__(self, inner: Engine) -> None:
         device: CudaDevice = open_device()

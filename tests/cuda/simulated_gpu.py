@@ -37,13 +37,14 @@ class Gpu:
         graphs: bool = True,
         max_batch: int = 8,
         model: ModelSpec | None = None,
+        keeps_captured: bool = True,
     ) -> None:
         """``model``: the contract, where it is not the bundle's own."""
         self.device = SimulatedDevice(face_kernels(model or bundle.manifest.classifier), info=info)
         self.copies = Copies()
         self.lane = Lane(self.device)
         self.pictures = PinnedPictures(self.lane, self.copies)
-        self.engine = SimulatedEngine(bundle, self.device, max_batch=max_batch)
+        self.engine = SimulatedEngine(bundle, self.device, max_batch=max_batch, keeps_captured=keeps_captured)
         if model is not None:
             self.engine.manifest = self.engine.manifest.model_copy(update={"model": model})
         self.stage = CudaFaceStage(

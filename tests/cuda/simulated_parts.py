@@ -92,6 +92,8 @@ class SimulatedSlot:
     def __init__(self, device: SimulatedDevice, rows: int, host: Slot, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.host = host
         self.warm: set[int] = set()
+        self.epoch = 0
+        """Of an engine that keeps apart nothing that was captured: how often another number of faces came up."""
         self._memory = {
             name: device.allocate(FLOAT_BYTES * rows * int(np.prod(shape))) for name, shape in shapes.items()
         }
@@ -127,7 +129,9 @@ class SimulatedEngine:
         *,
         max_batch: int = 8,
         size_hw: tuple[int, int] | None = None,
+        keeps_captured: bool = True,
     ) -> None:
+        self.keeps_captured = keeps_captured
         self._inner = open_engine(bundle, backend="onnxruntime", precision="int8", max_batch=max_batch, size_hw=size_hw)
         self._device, self.manifest = device, self._inner.manifest
         model = self.manifest.model
@@ -138,9 +142,15 @@ class SimulatedEngine:
         assert isinstance(slot, SimulatedSlot)
         if self._device.is_capturing(stream) and n not in slot.warm:
             raise AssertionError(f"captured before a first call with {n} faces")
+        if not self.keeps_captured and slot.warm != {n}:
+            slot.warm.clear()
+            slot.epoch += 1
         slot.warm.add(n)
+        epoch = slot.epoch if self._device.is_capturing(stream) else None
 
         def run() -> None:
+            if epoch not in (None, slot.epoch):
+                raise AssertionError(f"a graph for {n} faces was launched after a call with another number")
             source, target = ((n, *self._shapes[name]) for name in (INPUT, OUTPUT))
             slot.host.inputs[INPUT][:n] = floats(self._device, slot.input_pointer, source)
             self._inner.submit(slot.host, n)

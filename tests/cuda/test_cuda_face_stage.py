@@ -86,6 +86,16 @@ def test_every_number_of_faces_has_a_graph_of_its_own(shipped: Bundle, expected:
     assert gpu.stage.replays == (8 - STEADY) + (8 - STEADY) + 8 + 2, "a number that comes back finds its graph"
 
 
+def test_graphs_of_an_engine_with_one_shape_at_a_time_are_thrown_away(shipped: Bundle, expected: Callable) -> None:
+    gpu = Gpu(shipped, keeps_captured=False)
+    place = gpu.stage.places[0]
+    for index, count in enumerate([1] * 8 + [2] * 8 + [1] * 8 + [8, 1, 8, 1]):
+        boxes = [box(index + 50 * face) for face in range(count)]
+        gpu.stage.prepare(place, gpu.picture(index), boxes, whole=False)
+        check(gpu.stage.scores(place, count), expected(noise(index), boxes))
+    assert gpu.stage.replays == 3 * (8 - STEADY)
+
+
 def test_frames_may_change_their_size_under_a_captured_graph(shipped: Bundle, expected: Callable) -> None:
     gpu = Gpu(shipped, transfer="copy")
     place = gpu.stage.places[0]

@@ -123,7 +123,7 @@ class GpuEngine(HostEngine[GpuSlot]):
 class GpuDeviceEngine(GpuEngine):
     """The same for a loop whose data lies on the GPU; see :class:`edge_fer.core.engine.DeviceEngine`."""
 
-    capturable = False
+    capturable = keeps_captured = False
     """Kernels of another library's session in a graph of ours are not promised by anybody."""
 
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:

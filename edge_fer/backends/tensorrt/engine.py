@@ -9,7 +9,7 @@ from edge_fer.backends.base import HostEngine
 from edge_fer.backends.pinned_slot import PinnedSlot
 from edge_fer.backends.tensorrt.build import ENGINE_FILE
 from edge_fer.backends.tensorrt.kernel_cache import KernelCache, open_kernel_cache
-from edge_fer.backends.tensorrt.library import import_tensorrt, listener, listening
+from edge_fer.backends.tensorrt.library import Said, contexts_share_profiles, import_tensorrt, listener, listening
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.errors import BundleError, DeviceError, DeviceMemoryError
 from edge_fer.core.manifest import EngineManifest
@@ -23,6 +23,9 @@ class TensorRtSlot(PinnedSlot):
     A captured graph belongs to the state of the context that it was captured from, and a change of the context's input
     shape changes that state. So a context has one shape for good. Those of a slot never run at the same time and share
     the memory of its activations.
+
+    Where contexts do not share an optimisation profile, a slot has one context, which changes its shape, and ``engine``
+    is no other slot's.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class TensorRtSlot(PinnedSlot):
         self._trt, self._engine, self._kernels, self._name = trt, engine, kernels, manifest.model.name
         self._activation_bytes = activation_bytes(engine)
         self._activations = device.allocate(max(self._activation_bytes, 1))
+        self._only_one = not contexts_share_profiles(trt)
         self._contexts: dict[int, Any] = {}
         self.context_for(1)
 
@@ -44,29 +48,34 @@ class TensorRtSlot(PinnedSlot):
         """
         if (made := self._contexts.get(n)) is not None:
             return made
-        trt, engine = self._trt, self._engine
-        with listening(trt) as said:
-            if self._kernels is not None:
-                context = engine.create_execution_context(self._kernels.runtime_config)
-            elif hasattr(trt, "ExecutionContextAllocationStrategy"):
-                context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-            else:
-                context = engine.create_execution_context_without_device_memory()
-            if context is None:
-                raise DeviceMemoryError(
-                    f"The GPU has no memory left for another execution context of {self._name}: {said.last()}.",
-                    fix=MAKE_ROOM,
-                )
-            if hasattr(context, "set_device_memory"):
-                context.set_device_memory(self._activations.pointer, self._activation_bytes)
-            else:
-                context.device_memory = self._activations.pointer
-            for name, memory in self.memory.items():
-                if not context.set_tensor_address(name, memory.pointer):
-                    raise BundleError(f"The plan of {self._name} has no tensor {name!r}: {said.last()}.")
+        with listening(self._trt) as said:
+            context = self._contexts.popitem()[1] if self._only_one and self._contexts else self._made_context(said)
             if not context.set_input_shape(INPUT, (n, *self.row_shapes[INPUT])):
                 raise DeviceError(f"TensorRT takes no {n} faces of {self._name}: {said.last()}.")
         self._contexts[n] = context
+        return context
+
+    def _made_context(self, said: Said) -> Any:
+        """Another context, which has its memory and no shape yet."""
+        trt, engine = self._trt, self._engine
+        if self._kernels is not None:
+            context = engine.create_execution_context(self._kernels.runtime_config)
+        elif hasattr(trt, "ExecutionContextAllocationStrategy"):
+            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        else:
+            context = engine.create_execution_context_without_device_memory()
+        if context is None:
+            raise DeviceMemoryError(
+                f"The GPU has no memory left for another execution context of {self._name}: {said.last()}.",
+                fix=MAKE_ROOM,
+            )
+        if hasattr(context, "set_device_memory"):
+            context.set_device_memory(self._activations.pointer, self._activation_bytes)
+        else:
+            context.device_memory = self._activations.pointer
+        for name, memory in self.memory.items():
+            if not context.set_tensor_address(name, memory.pointer):
+                raise BundleError(f"The plan of {self._name} has no tensor {name!r}: {said.last()}.")
         return context
 
     def close(self) -> None:
@@ -83,21 +92,32 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
 
     def __init__(self, folder: Path, manifest: EngineManifest, device: CudaDevice, *, slots: int) -> None:
         self._trt, self.device = import_tensorrt(), device
+        self.keeps_captured = contexts_share_profiles(self._trt)
         with listening(self._trt) as said:
             self._runtime = self._trt.Runtime(listener(self._trt))
-            self._engine = self._runtime.deserialize_cuda_engine((folder / ENGINE_FILE).read_bytes())
-        if self._engine is None:
-            if said.mentions("out of memory", "outofmemory"):
-                raise DeviceMemoryError(
-                    f"The GPU has no memory left for {manifest.model.name}: {said.last()}.", fix=MAKE_ROOM
-                )
-            raise BundleError(f"{manifest.backend_version} does not load the plan in {folder}: {said.last()}.")
-        _check_tensors(self._engine, manifest, folder)
+            self._engine = self._loaded(folder, manifest, said)
+            _check_tensors(self._engine, manifest, folder)
+            # The weights lie in the GPU's memory once, or where contexts share no profile, once for each slot.
+            others = range(0 if self.keeps_captured else slots - 1)
+            engines = [self._engine, *(self._loaded(folder, manifest, said) for _ in others)]
         self._kernels = open_kernel_cache(self._trt, self._engine, manifest, ENGINE_FILE)
         super().__init__(
             manifest,
-            [TensorRtSlot(self._trt, self._engine, device, manifest, self._kernels) for _ in range(slots)],
+            [
+                TensorRtSlot(self._trt, engines[index % len(engines)], device, manifest, self._kernels)
+                for index in range(slots)
+            ],
         )
+
+    def _loaded(self, folder: Path, manifest: EngineManifest, said: Said) -> Any:
+        engine = self._runtime.deserialize_cuda_engine((folder / ENGINE_FILE).read_bytes())
+        if engine is not None:
+            return engine
+        if said.mentions("out of memory", "outofmemory"):
+            raise DeviceMemoryError(
+                f"The GPU has no memory left for {manifest.model.name}: {said.last()}.", fix=MAKE_ROOM
+            )
+        raise BundleError(f"{manifest.backend_version} does not load the plan in {folder}: {said.last()}.")
 
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:
         """See :class:`edge_fer.core.engine.DeviceEngine`.

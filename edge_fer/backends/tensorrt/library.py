@@ -60,6 +60,16 @@ def import_tensorrt() -> Any:
         ) from None
 
 
+def contexts_share_profiles(trt: Any) -> bool:
+    """Whether the execution contexts of one engine may use the same optimisation profile.
+
+    Before 8.6 each needs one of its own as soon as a shape is dynamic, and a second context refuses every shape
+    ("Profile 0 has been chosen by another IExecutionContext"). 8.6 shares them where a plan was built with its preview
+    feature, 10 and later always.
+    """
+    return hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806") or hasattr(trt, "ExecutionContextAllocationStrategy")
+
+
 class Said:
     """What TensorRT said: warnings and errors, oldest first."""
 

@@ -255,6 +255,11 @@ def _configure(trt: Any, builder: Any, order: Order) -> Any:
     smallest, largest = (1, *order.input_shape), (order.max_batch, *order.input_shape)
     profile.set_shape(INPUT, smallest, smallest, largest)
     config.add_optimization_profile(profile)
+    if hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        # 8.6 gives a profile to one execution context only, unless it is told otherwise here; 10 always shares them.
+        sharing = trt.PreviewFeature.PROFILE_SHARING_0806
+        if not config.get_preview_feature(sharing):
+            config.set_preview_feature(sharing, True)
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         # TensorRT for RTX allocates while it runs, unless told not to, and then its streams cannot be captured.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
