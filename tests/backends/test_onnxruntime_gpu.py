@@ -329,7 +329,7 @@ def test_the_tensorrt_provider_gets_the_profile_of_our_own_backend_and_keeps_its
     open_engine(shipped, backend="onnxruntime-tensorrt", precision="fp16").close()
     session = machine.sessions[-1]
     asked = session.asked[TENSORRT]
-    assert (asked["trt_fp16_enable"], asked["trt_int8_enable"]) == ("1", "0")
+    assert (asked["trt_fp16_enable"], asked["trt_int8_enable"]) == ("True", "False")
     assert (asked["trt_profile_min_shapes"], asked["trt_profile_max_shapes"]) == ("input:1x1x48x48", "input:8x1x48x48")
     assert Path(asked["trt_engine_cache_path"], "manifest.json").is_file()
     assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL

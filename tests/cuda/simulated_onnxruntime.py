@@ -39,6 +39,8 @@ KNOWN_OPTIONS = {
         "trt_engine_cache_path", "trt_timing_cache_enable", "trt_timing_cache_path",
     },
 }  # fmt: skip
+SWITCHES = {"trt_fp16_enable", "trt_int8_enable", "trt_engine_cache_enable", "trt_timing_cache_enable"}
+"""Of onnxruntime-gpu 1.23.2: ``strings onnxruntime_pybind11_state*.so | grep "should be 'True' or 'False'"``."""
 CARD = DeviceInfo("Simulated RTX 3050", (8, 6), 4 << 30, 12_080, integrated=False, async_engines=1, can_map=True)
 REAL_SESSION, REAL_OPTIONS = ort.InferenceSession, ort.RunOptions
 
@@ -111,6 +113,9 @@ class Session:
         for provider, settings in self.asked.items():
             assert set(settings) <= KNOWN_OPTIONS[provider], "an option that the provider does not know is an error"
             assert all(isinstance(value, str) for value in settings.values())
+            for switch in SWITCHES & set(settings):
+                if settings[switch] not in ("True", "False"):
+                    raise RuntimeError(f"The value for the key '{switch}' should be 'True' or 'False'.")
         if machine.load_error:
             raise RuntimeError(machine.load_error)
         self.options, self._machine = options, machine

@@ -210,18 +210,22 @@ def _missing_library(ort: Any, provider: str) -> str | None:
 
 
 def _tensorrt_settings(manifest: EngineManifest, cache: Path) -> dict[str, str]:
-    """Options of the TensorRT provider: the profile of :mod:`edge_fer.backends.tensorrt.plan`, and its caches."""
+    """Options of the TensorRT provider: the profile of :mod:`edge_fer.backends.tensorrt.plan`, and its caches.
+
+    ONNX Runtime's Python module reads these itself, and of a switch it takes the words True and False only; the CUDA
+    provider's also take 1 and 0.
+    """
     row = "x".join(str(side) for side in manifest.model.input_shape)
     return {
         "trt_max_workspace_size": str(workspace_bytes(current_gpu())),
-        "trt_fp16_enable": "1" if manifest.precision == "fp16" else "0",
-        "trt_int8_enable": "1" if manifest.precision == "int8" else "0",
+        "trt_fp16_enable": str(manifest.precision == "fp16"),
+        "trt_int8_enable": str(manifest.precision == "int8"),
         "trt_profile_min_shapes": f"{INPUT}:1x{row}",
         "trt_profile_opt_shapes": f"{INPUT}:1x{row}",
         "trt_profile_max_shapes": f"{INPUT}:{manifest.max_batch}x{row}",
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(cache),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache),
     }
 
