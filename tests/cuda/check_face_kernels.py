@@ -133,7 +133,7 @@ def test_scores_are_the_softmax_of_the_logits(device: CudaDevice) -> None:
     assert not scores.array[3].any()
 
 
-def test_the_proof_script_times_what_it_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proof_script_times_what_it_checks(device: CudaDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """benchmarks/gpu/prove.py must work at the first try when a GPU is at hand at last."""
     spec = importlib.util.spec_from_file_location("prove", PROVE)
     assert spec is not None
@@ -152,9 +152,12 @@ def test_the_proof_script_times_what_it_checks(monkeypatch: pytest.MonkeyPatch) 
         assert found[what]["device_ms_p50"] > 0
         assert found[what]["host_us_p50"] > 0
     assert found["copy BGR frame"]["bytes"] == 720 * 1280 * 3
-    for faces in (1, 4, 8):
+    rate = device.info.memory_bytes_per_s
+    if driver() is not None:
+        assert rate == 48.048e9, "an MX250's"
+    for faces in (1, 4, 8) if rate else ():
         kept = found["bars"][f"the kernel beside its bytes, {faces} faces"]
-        assert kept["limit"] > 2e3 * found[f"cut {faces} faces, frame in device memory"]["bytes"] / 48.048e9
+        assert kept["limit"] > 2e3 * found[f"cut {faces} faces, frame in device memory"]["bytes"] / rate
         assert kept["passed"] == (kept["found"] <= kept["limit"])
 
 
