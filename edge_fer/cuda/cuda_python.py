@@ -29,7 +29,7 @@ from edge_fer.cuda.device import (
     check_copy,
     peak_memory_rate,
 )
-from edge_fer.cuda.failures import call_failed, no_driver, no_package, no_such_device
+from edge_fer.cuda.failures import call_failed, no_driver, no_package, no_such_device, old_driver
 
 ADAPTER = "cuda-python"
 _NAME_BYTES = 256
@@ -72,6 +72,8 @@ def _start(index: int) -> tuple[Any, Any]:
     try:
         (status,) = driver.cuInit(0)
     except Exception as error:  # the package looks for the library at the first call, with exceptions of its own
+        if "cuGetProcAddress" in str(error):  # the way into drivers from R525 on, and the only one that it takes
+            raise old_driver() from None
         missing = "NotFound" in type(error).__name__
         raise no_driver("its library, libcuda, is not found" if missing else str(error).splitlines()[0]) from None
     if int(status):
@@ -121,7 +123,7 @@ class _Context:
     def __init__(self, driver: Any, device: Any) -> None:
         self.driver = driver
         self.handle = _checked(driver, "cuDevicePrimaryCtxRetain", device)
-        weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, device)
+        weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, device).atexit = False
         # A thread's number is used again after its end, by a thread in which the context is not current.
         self._thread = threading.local()
         self._owner = object()
@@ -169,18 +171,26 @@ class _Context:
     def free(self, name: str, handle: Any) -> None:
         """Free something from whichever thread dropped the last reference. A failure has nobody to be told to: it
         means that the context is broken, which the next call says."""
-        self.driver.cuCtxPushCurrent(self.handle)
-        getattr(self.driver, name)(handle)
-        self.driver.cuCtxPopCurrent()
+        driver = self.driver
+        driver.cuCtxPushCurrent(self.handle)
+        # The garbage collector may come by while this thread captures, and freeing would break the capture off.
+        _, before = driver.cuThreadExchangeStreamCaptureMode(driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
+        getattr(driver, name)(handle)
+        driver.cuThreadExchangeStreamCaptureMode(before)
+        driver.cuCtxPopCurrent()
 
 
 class _Held:
-    """A handle in a context, freed with its last reference; never after the context, which it keeps alive."""
+    """A handle in a context, freed with its last reference; never after the context, which it keeps alive.
+
+    What is still in use when the process ends is left to the driver: a thread may be decoding into it, and libraries
+    that were given a stream go later.
+    """
 
     def __init__(self, context: _Context, free: str, handle: Any) -> None:
         self.context, self.raw = context, handle
         self.handle = int(handle)
-        weakref.finalize(self, context.free, free, handle)
+        weakref.finalize(self, context.free, free, handle).atexit = False
 
 
 class _PinnedMemory:

@@ -10,6 +10,11 @@ START_AGAIN = "Start edge-fer again; if it happens again, look at `dmesg` for Xi
 """What helps when a GPU was lost."""
 _MENDING = {
     "CUDA_ERROR_OUT_OF_MEMORY": ("the GPU's memory is full", MAKE_ROOM),
+    "CUDA_ERROR_DEVICE_UNAVAILABLE": (
+        "the GPU is busy, or closed to this process",
+        "`nvidia-smi -q -d COMPUTE` tells its compute mode: in exclusive mode another process may have it. "
+        "If it went away while edge-fer ran, look at `dmesg` for Xid messages of the driver.",
+    ),
     "CUDA_ERROR_NO_DEVICE": (
         "the driver finds no CUDA device that this process may use",
         "Look at `nvidia-smi`, and at the variable CUDA_VISIBLE_DEVICES.",
@@ -28,15 +33,24 @@ _MENDING = {
     ),
 }
 _LOST = {
+    "CUDA_ERROR_ASSERT",
+    "CUDA_ERROR_CONTAINED",
+    "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_HARDWARE_STACK_ERROR",
     "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+    "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    "CUDA_ERROR_INVALID_PC",
     "CUDA_ERROR_LAUNCH_FAILED",
     "CUDA_ERROR_LAUNCH_TIMEOUT",
-    "CUDA_ERROR_HARDWARE_STACK_ERROR",
-    "CUDA_ERROR_ECC_UNCORRECTABLE",
-    "CUDA_ERROR_DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_MISALIGNED_ADDRESS",
     "CUDA_ERROR_UNKNOWN",
 }
 """After these the context is broken: every later call fails too."""
+
+_OF_THE_HOST = ("cuMemHostAlloc",)
+"""Calls that take the machine's memory, which fewer faces at a time do not save."""
 
 
 def call_failed(call: str, name: str, text: str) -> DeviceError:
@@ -47,6 +61,11 @@ def call_failed(call: str, name: str, text: str) -> DeviceError:
         name: ``CUDA_ERROR_OUT_OF_MEMORY``.
         text: the driver's own words.
     """
+    if call in _OF_THE_HOST and name == "CUDA_ERROR_OUT_OF_MEMORY":
+        return DeviceError(
+            f"{call} failed: the machine has no memory left that can be pinned for the GPU ({name}).",
+            fix="Close other programs, or take a smaller picture.",
+        )
     if name in _MENDING:
         reason, fix = _MENDING[name]
         kind = DeviceMemoryError if name == "CUDA_ERROR_OUT_OF_MEMORY" else DeviceError
@@ -63,6 +82,13 @@ def no_driver(reason: str) -> DeviceError:
     return DeviceError(
         f"There is no NVIDIA driver on this machine ({reason}).",
         fix="Install it, or run on the CPU, without --device cuda and with --backend auto.",
+    )
+
+
+def old_driver() -> DeviceError:
+    return DeviceError(
+        "The NVIDIA driver of this machine is older than CUDA 12.",
+        fix="Update it to R525 or newer (R580 is the last for Pascal cards), or run on the CPU, without --device cuda.",
     )
 
 
@@ -83,4 +109,13 @@ def no_package(package: str, extra: str) -> MissingDependencyError:
     return MissingDependencyError(package, extra=extra, purpose="running on a GPU")
 
 
-__all__ = ["MAKE_ROOM", "START_AGAIN", "NoSuchDevice", "call_failed", "no_driver", "no_package", "no_such_device"]
+__all__ = [
+    "MAKE_ROOM",
+    "START_AGAIN",
+    "NoSuchDevice",
+    "call_failed",
+    "no_driver",
+    "no_package",
+    "no_such_device",
+    "old_driver",
+]

@@ -141,16 +141,20 @@ def test_a_line_of_pip_says_what_of_the_machine_does_not_fit_it() -> None:
     pascal = knowledge().architecture("6.1")
     assert pascal is not None
     (line,) = (line for line in pascal.install if "tensorrt==8.5.3.1" in line.command)
-    assert line.misfits("3.10", "Linux x86_64", "470.223.02") == ()
-    assert line.misfits("3.11", "Linux x86_64", "470.223.02") == ("it needs Python 3.10, and this is 3.11",)
-    assert line.misfits("3.10", "Linux x86_64", "390.157") == ("it needs a driver from R450 on, and this is 390.157",)
+    assert line.misfits("3.10", "Linux x86_64", "535.183.01") == ()
+    assert line.misfits("3.11", "Linux x86_64", "535.183.01") == ("it needs Python 3.10, and this is 3.11",)
+    assert line.misfits("3.10", "Linux x86_64", "390.157") == ("it needs a driver from R525 on, and this is 390.157",)
     assert len(line.misfits("3.12", "Windows AMD64", "390.157")) == 3
+    # cuda-bindings 12.9 finds nothing in a driver before CUDA 12, nor does that compile the kernels' PTX 8.0.
+    assert line.misfits("3.10", "Linux x86_64", "470.223.02") == (
+        "it needs a driver from R525 on, and this is 470.223.02",
+    )
 
 
 @pytest.mark.parametrize(
     ("capability", "driver", "command"),
     [
-        ("6.1", "470.223.02", "tensorrt==8.5.3.1"),
+        ("6.1", "535.183.01", "tensorrt==8.5.3.1"),
         ("7.0", "580.65.06", "tensorrt-cu12==10.4.*"),
         ("7.5", "535.183.01", "tensorrt-cu12==10.16.*"),
         ("7.5", "580.65.06", "tensorrt-cu13==11.4.*"),

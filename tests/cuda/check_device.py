@@ -143,6 +143,25 @@ def test_a_graph_repeats_the_work_with_what_lies_in_the_buffers_then(device: Cud
         assert (target.array == 3 * factor).all()
 
 
+def test_what_is_dropped_while_a_graph_is_captured_breaks_nothing_off(device: CudaDevice) -> None:
+    """The garbage collector chooses its moment: between the first captured call and the last, if it likes."""
+    source, memory, stream = filled(device), device.allocate(4 * N), device.stream()
+    if device.adapter == "pycuda":
+        return
+    dropped: list[Any] = [device.allocate(4 * N), filled(device), device.event(), device.stream()]
+    dropped.append(device.load_module(SCALE_PTX))
+    device.begin_capture(stream)
+    device.copy_to_device(memory, source, 4 * N, stream)
+    dropped.clear()
+    gc.collect()
+    graph = device.end_capture(stream)
+    graph.launch(stream)
+    target = device.pinned((N,), np.float32)
+    device.copy_to_host(target, memory, 4 * N, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(target.array, np.arange(N))
+
+
 def test_a_stream_waits_for_an_event_of_another(device: CudaDevice) -> None:
     source, target, memory = filled(device), device.pinned((N,), np.float32), device.allocate(4 * N)
     first, second, copied = device.stream(), device.stream(), device.event()

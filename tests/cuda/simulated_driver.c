@@ -18,8 +18,8 @@
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
        INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719,
-       CAPTURE_UNSUPPORTED = 900 };
-enum { HOST_DEVICEMAP = 2, EVENT_NO_TIMING = 2, POISON = 0xFB };
+       CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
+enum { CAPTURE_THREAD_LOCAL = 1, CAPTURE_RELAXED = 2, HOST_DEVICEMAP = 2, EVENT_NO_TIMING = 2, POISON = 0xFB };
 enum { MAX_OPS = 4096, MAX_PARAMETERS = 16, PARAMETER_BYTES = 64, MAX_KERNELS = 64 };
 
 typedef int (*Callback)(void **parameters, const unsigned *grid_and_block);
@@ -31,7 +31,7 @@ typedef struct Op {
   Callback callback; unsigned geometry[6]; unsigned char parameters[MAX_PARAMETERS][PARAMETER_BYTES];
   Event *event; uint64_t number;
 } Op;
-typedef struct Stream { uint32_t magic; Op *ops; size_t count, done; int capturing; struct Stream *next; } Stream;
+typedef struct Stream { uint32_t magic; Op *ops; size_t count, done; int capturing, broken; pthread_t capturer; struct Stream *next; } Stream;
 typedef struct Graph { uint32_t magic; Op *ops; size_t count; } Graph;
 typedef struct Module { uint32_t magic; } Module;
 typedef struct Memory { void *address; size_t bytes; int mapped, host; struct Memory *next; } Memory;
@@ -47,6 +47,7 @@ static int retained, failure_after = -1, devices = 1;
 static uint64_t records;
 static __thread void *current, *beneath[8];
 static __thread size_t depth;
+static __thread int capture_mode; /* of a thread: global, until it says otherwise */
 static pthread_mutex_t door = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static char the_context;
 static size_t total_bytes = (size_t)2 << 30;
@@ -74,6 +75,16 @@ void simulated_kernel(const char *name, Callback callback) {
   snprintf(kernels[kernel_count].name, sizeof kernels[0].name, "%s", name);
   kernels[kernel_count++].callback = callback;
 }
+
+/* Allocating and freeing are "potentially unsafe" in a capture: the thread that captures, unless it has said that it
+   knows better, gets a status for it, and its capture is void. */
+static int unsafe_in_capture(void) {
+  int broken = 0;
+  for (Stream *s = streams; s; s = s->next)
+    if (s->capturing && pthread_equal(s->capturer, pthread_self()) && capture_mode != CAPTURE_RELAXED) s->broken = broken = 1;
+  return broken ? CAPTURE_UNSUPPORTED : OK;
+}
+#define NEED_NO_CAPTURE { int unsafe = unsafe_in_capture(); if (unsafe) return unsafe; }
 
 static Memory *holding(const void *address, size_t bytes) {
   for (Memory *m = memories; m; m = m->next) {
@@ -198,8 +209,8 @@ static int release(void *address, int host) {
   die("memory is freed twice, or was never allocated");
   return INVALID_VALUE;
 }
-int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) { NEED_CONTEXT; return allocate(address, bytes, 1, flags & HOST_DEVICEMAP); }
-int cuMemFreeHost(void *address) { NEED_CONTEXT; return release(address, 1); }
+int cuMemHostAlloc(void **address, size_t bytes, unsigned flags) { NEED_CONTEXT; NEED_NO_CAPTURE; return allocate(address, bytes, 1, flags & HOST_DEVICEMAP); }
+int cuMemFreeHost(void *address) { NEED_CONTEXT; NEED_NO_CAPTURE; return release(address, 1); }
 int cuMemHostGetDevicePointer_v2(void **pointer, void *address, unsigned flags) {
   (void)flags; NEED_CONTEXT;
   Memory *m = holding(address, 1);
@@ -208,13 +219,13 @@ int cuMemHostGetDevicePointer_v2(void **pointer, void *address, unsigned flags) 
   return OK;
 }
 int cuMemAlloc_v2(void **address, size_t bytes) {
-  NEED_CONTEXT;
+  NEED_CONTEXT; NEED_NO_CAPTURE;
   if (bytes > total_bytes - device_bytes_used) return OUT_OF_MEMORY;
   return allocate(address, bytes, 0, 0);
 }
 int cuMemFree_v2(void *address) {
-  NEED_CONTEXT;
-  for (Stream *s = streams; s; s = s->next) run_until(s, s->count); /* it waits for the device, as the real one does */
+  NEED_CONTEXT; NEED_NO_CAPTURE;
+  for (Stream *s = streams; s; s = s->next) if (!s->capturing) run_until(s, s->count); /* it waits for the device, as the real one does */
   return release(address, 0);
 }
 
@@ -258,15 +269,21 @@ int cuStreamWaitEvent(Stream *s, Event *e, unsigned flags) {
   return put(s, &op);
 }
 int cuStreamBeginCapture_v2(Stream *s, int mode) {
-  NEED_CONTEXT; (void)mode;
-  if (s->capturing) return INVALID_VALUE;
+  NEED_CONTEXT;
+  if (s->capturing || mode != CAPTURE_THREAD_LOCAL) return INVALID_VALUE;
   int status = run_until(s, s->count);
-  s->capturing = 1;
+  s->capturing = 1; s->broken = 0; s->capturer = pthread_self();
   return status;
+}
+int cuThreadExchangeStreamCaptureMode(int *mode) {
+  int before = capture_mode;
+  capture_mode = *mode; *mode = before;
+  return OK;
 }
 int cuStreamEndCapture(Stream *s, Graph **graph) {
   NEED_CONTEXT;
   if (!s->capturing) return INVALID_VALUE;
+  if (s->broken) { s->count = s->done = 0; s->capturing = 0; return CAPTURE_INVALIDATED; }
   Graph *g = calloc(1, sizeof *g);
   g->magic = GRAPH; g->count = s->count - s->done; g->ops = malloc((g->count + 1) * sizeof *g->ops);
   memcpy(g->ops, s->ops + s->done, g->count * sizeof *g->ops);

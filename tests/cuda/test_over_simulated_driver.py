@@ -30,6 +30,22 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_driver_before_cuda_12_is_told_as_old_and_not_as_missing(driver_folder: Path, tmp_path: Path) -> None:
+    """R520 and older have no cuGetProcAddress_v2, without which the bindings do not even call cuInit."""
+    source = tmp_path / "old.c"
+    source.write_text("int cuInit(unsigned flags) { return (int)flags; }\n")
+    command = ["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(tmp_path / "libcuda.so.1"), str(source)]
+    subprocess.run(command, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "from edge_fer.cuda.open import open_device; open_device()"],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "DeviceError: The NVIDIA driver of this machine is older than CUDA 12. Update it to R525" in done.stderr
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("check_*.py")))
 def test_checks_pass_over_the_simulated_driver(name: str, driver_folder: Path) -> None:
