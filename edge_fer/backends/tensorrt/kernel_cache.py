@@ -33,6 +33,11 @@ class KernelCache:
             self._stored = path.read_bytes()
         self.runtime_config = runtime_config = engine.create_runtime_config()
         runtime_config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # A context keeps its shape, and its work is captured: what is captured must be the kernels for that shape, not
+        # the ones that stand in while others are still compiled.
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
         self._runtime_cache = runtime_cache = runtime_config.create_runtime_cache()
         if self._stored and not runtime_cache.deserialize(self._stored):
             self._stored = b""
@@ -42,8 +47,9 @@ class KernelCache:
         """Write what has been compiled since. Where that is not possible the next start takes its seconds again, and
         nothing else is lost."""
         runtime_cache = self._runtime_cache
-        compiled = bytes(memoryview(runtime_cache.serialize()))
-        if compiled == self._stored:
+        serialized = runtime_cache.serialize()
+        compiled = b"" if serialized is None else bytes(memoryview(serialized))
+        if compiled in (b"", self._stored):
             return
         with contextlib.suppress(DeviceError, OSError), atomic_file(self._path) as temporary:
             temporary.write_bytes(compiled)
