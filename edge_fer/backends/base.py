@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from edge_fer.core.engine import Slot
+from edge_fer.core.errors import DeviceError
 from edge_fer.core.manifest import EngineManifest
 
 S = TypeVar("S", bound=Slot)
@@ -51,4 +53,9 @@ class HostEngine(ABC, Generic[S]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if isinstance(error, DeviceError):
+            # A lost GPU answers every call with the same error; the first one is what people are told.
+            with contextlib.suppress(DeviceError):
+                self.close()
+        else:
+            self.close()

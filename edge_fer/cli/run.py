@@ -196,7 +196,7 @@ def run(
         detector=detector,
     )
     import signal
-    from contextlib import nullcontext
+    from contextlib import ExitStack, nullcontext
     from math import inf
 
     import cv2
@@ -235,49 +235,62 @@ def run(
         if gpu is not None:
             gpu.close()
         raise
-    try:
-        smallest = _smallest_face(min_face, frames.info)
-        face_detector = _open_detector(detector, smallest, frames.info, console, searching)
-        runner, why = _open(
-            engine, _backend(backend, gpu), precision, engine_threads, console, allow_smaller_batch=allow_smaller_batch
-        )
-        with runner, gpu.stage(runner) if gpu is not None else nullcontext() as stage:
-            manifest = runner.manifest
-            require_eyes(face_detector, manifest.classifier)
-            sinks, tell = outputs.open(frames, manifest)
-            size = f"{frames.info.width}x{frames.info.height}"
-            rate = f" at {frames.info.fps:.0f} fps" if frames.info.fps else ""
-            where_to = f"{engine_threads} thread{'s' * (engine_threads > 1)}" if gpu is None else gpu.device.info.name
-            console.print(
-                f"[bold]{manifest.model.name}[/] on {manifest.backend} {manifest.precision}, {where_to} ({why})\n"
-                f"{escape(frames.info.description)}, {size}{rate}; detector {face_detector.name}",
-                highlight=False,
-            )
-            pipeline = Pipeline(
-                frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, stage=stage, on_state=tell
-            )
-            outputs.start(pipeline, frames, manifest, detector=face_detector.name, threads=engine_threads)
-            previous = {number: signal.getsignal(number) for number in _endings()}
-            for number in previous:
-                # The first signal ends the loop and finishes the files; the second one is not caught any more.
-                signal.signal(number, _ender(pipeline.stop))
-            try:
-                pipeline.run(max_frames=max_frames)
-            except EdgeFerError as error:
-                failure = error
-            finally:
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
-    finally:
-        frames.close()
+
+    def close_detector() -> None:
         if (close := getattr(face_detector, "close", None)) is not None:
             close()
-        outputs.close()
-        if gpu is not None:
-            gpu.close()
-    record = summary_record(
-        pipeline, manifest, frames, detector=face_detector.name, threads=engine_threads, failure=failure
-    )
+
+    try:
+        with ExitStack() as closers:
+            for close in (gpu.close if gpu is not None else None, outputs.close, close_detector, frames.close):
+                if close is not None:
+                    closers.callback(close)
+            smallest = _smallest_face(min_face, frames.info)
+            face_detector = _open_detector(detector, smallest, frames.info, console, searching)
+            detector_name = face_detector.name
+            runner, why = _open(
+                engine,
+                _backend(backend, gpu),
+                precision,
+                engine_threads,
+                console,
+                allow_smaller_batch=allow_smaller_batch,
+            )
+            with runner, gpu.stage(runner) if gpu is not None else nullcontext() as stage:
+                manifest = runner.manifest
+                require_eyes(face_detector, manifest.classifier)
+                sinks, tell = outputs.open(frames, manifest)
+                size = f"{frames.info.width}x{frames.info.height}"
+                rate = f" at {frames.info.fps:.0f} fps" if frames.info.fps else ""
+                where_to = (
+                    f"{engine_threads} thread{'s' * (engine_threads > 1)}" if gpu is None else gpu.device.info.name
+                )
+                console.print(
+                    f"[bold]{manifest.model.name}[/] on {manifest.backend} {manifest.precision}, {where_to} ({why})\n"
+                    f"{escape(frames.info.description)}, {size}{rate}; detector {detector_name}",
+                    highlight=False,
+                )
+                pipeline = Pipeline(
+                    frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, stage=stage, on_state=tell
+                )
+                outputs.start(pipeline, frames, manifest, detector=detector_name, threads=engine_threads)
+                previous = {number: signal.getsignal(number) for number in _endings()}
+                for number in previous:
+                    # The first signal ends the loop and finishes the files; the second one is not caught any more.
+                    signal.signal(number, _ender(pipeline.stop))
+                try:
+                    pipeline.run(max_frames=max_frames)
+                except EdgeFerError as error:
+                    failure = error
+                    raise
+                finally:
+                    for number, handler in previous.items():
+                        signal.signal(number, handler)
+    except EdgeFerError:
+        # What a run broke off with is told behind its summary. A lost GPU does not even let itself be closed.
+        if failure is None:
+            raise
+    record = summary_record(pipeline, manifest, frames, detector=detector_name, threads=engine_threads, failure=failure)
     unwritten: EdgeFerError | None = None
     try:
         outputs.report(record, frames.info, manifest)

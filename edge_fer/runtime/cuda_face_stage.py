@@ -263,10 +263,10 @@ class CudaFaceStage:
 
     def close(self) -> None:
         """Wait for what is under way and give the memory back; before the engine is closed."""
+        places, self.places = self.places, ()
         with self._lane:
-            for place in self.places:
+            for place in places:
                 place.stream.synchronize()
-        self.places = ()
 
     def __enter__(self) -> CudaFaceStage:
         return self

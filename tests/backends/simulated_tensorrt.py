@@ -41,7 +41,7 @@ class Machine:
     Attributes:
         device: a function that gives the simulated CUDA device in use.
         contexts: how many execution contexts fit into its memory.
-        build_error, enqueue_error: what the library says instead of building or of running.
+        build_error, runtime_error, enqueue_error: what the library says instead of building, loading or running.
         most_faces: an engine for more does not fit into its memory.
         parser_warnings: what the parser says about every file.
         built, loaded, calibrated: how often it did.
@@ -53,6 +53,7 @@ class Machine:
     device: Callable[[], Any]
     contexts: int = 100
     build_error: str = ""
+    runtime_error: str = ""
     most_faces: int = 1 << 20
     enqueue_error: str = ""
     parser_warnings: tuple[str, ...] = ()
@@ -105,6 +106,7 @@ def make(version: str, machine: Machine) -> ModuleType:
         "LayerInformationFormat",
         "ComputeCapability",
         "PreviewFeature",
+        "DynamicShapesKernelSpecializationStrategy",
     ):
         enumeration(name)
 
@@ -140,6 +142,8 @@ def make(version: str, machine: Machine) -> ModuleType:
             return f"{version} {machine.info.driver_version}:{sorted(self._compiled)}".encode()
 
     class IRuntimeConfig:
+        dynamic_shapes_kernel_specialization_strategy: Any = None
+
         def __init__(self) -> None:
             self._strategy: Any = None
             self._cache: Any = None
@@ -443,6 +447,9 @@ def make(version: str, machine: Machine) -> ModuleType:
         def create_execution_context(self, how: Any) -> Any:
             kernels = None
             if hasattr(module, "IRuntimeCache"):
+                lazy = module.DynamicShapesKernelSpecializationStrategy.LAZY
+                if how.dynamic_shapes_kernel_specialization_strategy in (None, lazy):
+                    raise Crash("which kernels a capture records hangs on how far a thread of TensorRT's has come")
                 how, kernels = how._strategy, how._cache
             assert how == module.ExecutionContextAllocationStrategy.USER_MANAGED
             return self._context(kernels)
@@ -459,6 +466,9 @@ def make(version: str, machine: Machine) -> ModuleType:
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
+            if machine.runtime_error:
+                logger.log(severity.ERROR, machine.runtime_error)
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
 
         def deserialize_cuda_engine(self, data: bytes) -> Any:

@@ -270,6 +270,14 @@ def test_a_tensorrt_that_has_dropped_the_gpu_is_a_sentence(bundle: Bundle, insta
     assert list(tmp_path.iterdir()) == [], "nothing half-built stays"
 
 
+def test_a_library_that_does_not_start_gives_its_reason(bundle: Bundle, install: Install) -> None:
+    install("10.16.1", runtime_error="CUDA initialization failure with error: 35")
+    with pytest.raises(
+        DeviceError, match=r"tensorrt 10.16.1 does not start on this GPU: .* error: 35.*edge-fer doctor"
+    ):
+        open_engine(bundle, backend="tensorrt", precision="int8")
+
+
 def test_out_of_memory_while_building_names_what_helps(bundle: Bundle, install: Install) -> None:
     install("8.6.1", MX250, build_error="Error Code 2: OutOfMemory (no further information)")
     with pytest.raises(DeviceError, match=r"ran out of memory while tensorrt 8.6.1 built .* up to 8 faces.*nvidia-smi"):

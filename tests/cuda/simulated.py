@@ -215,6 +215,7 @@ class SimulatedDevice:
         self._streams: weakref.WeakValueDictionary[int, SimulatedStream] = weakref.WeakValueDictionary()
         self._handles = itertools.count(0x5EED_0001)
         self._failures: dict[str, str] = {}
+        self._lost = ""
         self._thread, self._owner = threading.local(), object()
         self._closed = False
         self.clock_ms = 0.0
@@ -253,6 +254,10 @@ class SimulatedDevice:
         """Let the next driver call of this name end with ``name``, as ``CUDA_ERROR_OUT_OF_MEMORY``."""
         self._failures[call] = name
 
+    def lose(self, name: str) -> None:
+        """From now on every call ends with ``name``, as ``CUDA_ERROR_LAUNCH_FAILED``: a broken context stays broken."""
+        self._lost = name
+
     @property
     def freed_bytes(self) -> int:
         return sum(self._freed)
@@ -272,7 +277,7 @@ class SimulatedDevice:
         return pointer
 
     def _injected(self, call: str) -> None:
-        if (name := self._failures.pop(call, None)) is not None:
+        if name := self._failures.pop(call, self._lost):
             raise call_failed(call, name, "injected by a test")
 
     @contextmanager

@@ -109,8 +109,8 @@ class GpuEngine(HostEngine[GpuSlot]):
         """Free everything: bindings before the session, the session before the stream that it computes on."""
         if self.__dict__.get("session") is None:
             return
-        self.device.take_over()
         try:
+            self.device.take_over()
             self._stream.synchronize()
         finally:
             for slot in self._slots:

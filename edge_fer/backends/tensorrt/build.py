@@ -118,7 +118,7 @@ def describe_layers(trt: Any, data: bytes) -> str:
         DeviceError: TensorRT does not load the plan that it has just built.
     """
     with library.listening(trt) as said:
-        runtime = trt.Runtime(library.listener(trt))
+        runtime = library.start_runtime(trt, said)
         engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise DeviceError(f"TensorRT {trt.__version__} does not load the plan that it built: {said.last()}.")

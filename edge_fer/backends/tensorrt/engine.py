@@ -9,7 +9,14 @@ from edge_fer.backends.base import HostEngine
 from edge_fer.backends.pinned_slot import PinnedSlot
 from edge_fer.backends.tensorrt.build import ENGINE_FILE
 from edge_fer.backends.tensorrt.kernel_cache import KernelCache, open_kernel_cache
-from edge_fer.backends.tensorrt.library import Said, contexts_share_profiles, import_tensorrt, listener, listening
+from edge_fer.backends.tensorrt.library import (
+    Said,
+    contexts_share_profiles,
+    import_tensorrt,
+    listener,
+    listening,
+    start_runtime,
+)
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
 from edge_fer.core.errors import BundleError, DeviceError, DeviceMemoryError
 from edge_fer.core.manifest import EngineManifest
@@ -79,8 +86,7 @@ class TensorRtSlot(PinnedSlot):
         return context
 
     def close(self) -> None:
-        """Let go of the contexts, which must not outlive their engine."""
-        self.stream.synchronize()
+        """Let go of the contexts, which must not outlive their engine. Nothing may be under way."""
         self._contexts.clear()
         self._engine = self._kernels = None
 
@@ -94,7 +100,7 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
         self._trt, self.device = import_tensorrt(), device
         self.keeps_captured = contexts_share_profiles(self._trt)
         with listening(self._trt) as said:
-            self._runtime = self._trt.Runtime(listener(self._trt))
+            self._runtime = start_runtime(self._trt, said)
             self._engine = self._loaded(folder, manifest, said)
             _check_tensors(self._engine, manifest, folder)
             # The weights lie in the GPU's memory once, or where contexts share no profile, once for each slot.
@@ -152,16 +158,21 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
         slot.done.synchronize()
 
     def close(self) -> None:
-        """Free everything, contexts before the engine that they belong to, and the device last."""
-        self.device.take_over()
-        for slot in self._slots:
-            slot.close()
-        self._slots = ()
-        if self._kernels is not None:
-            self._kernels.keep()
-        for name in ("_kernels", "_engine", "_runtime"):
-            self.__dict__.pop(name, None)
-        self.device.close()
+        """Free everything, contexts before the engine that they belong to, and the device last; also where the device
+        is lost, which is raised then."""
+        try:
+            self.device.take_over()
+            for slot in self._slots:
+                slot.stream.synchronize()
+            if self._kernels is not None:
+                self._kernels.keep()
+        finally:
+            for slot in self._slots:
+                slot.close()
+            self._slots = ()
+            for name in ("_kernels", "_engine", "_runtime"):
+                self.__dict__.pop(name, None)
+            self.device.close()
 
 
 def activation_bytes(engine: Any) -> int:

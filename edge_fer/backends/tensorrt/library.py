@@ -56,7 +56,7 @@ def import_tensorrt() -> Any:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise DeviceError(
             f"{module} {version} is installed but does not load: {said}.",
-            fix="`edge-fer doctor` prints what to install for this GPU.",
+            fix=_DOCTOR,
         ) from None
 
 
@@ -68,6 +68,9 @@ def contexts_share_profiles(trt: Any) -> bool:
     feature, 10 and later always.
     """
     return hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806") or hasattr(trt, "ExecutionContextAllocationStrategy")
+
+
+_DOCTOR = "`edge-fer doctor` prints what to install for this GPU."
 
 
 class Said:
@@ -107,6 +110,26 @@ def listener(trt: Any) -> Any:
                 self.said.warnings.append(message)
 
     return Listener()
+
+
+def start_runtime(trt: Any, said: Said) -> Any:
+    """What plans are loaded with.
+
+    Args:
+        said: what TensorRT says in this block (:func:`listening`).
+
+    Raises:
+        DeviceError: the driver is too old for this version, or the GPU is not one of its own.
+    """
+    try:
+        runtime = trt.Runtime(listener(trt))
+    except Exception as error:  # its bindings raise TypeError where the library gives them nothing
+        if not said.errors:
+            said.errors.append(str(error).splitlines()[0])
+        runtime = None
+    if runtime is None:
+        raise DeviceError(f"{trt.__name__} {trt.__version__} does not start on this GPU: {said.last()}.", fix=_DOCTOR)
+    return runtime
 
 
 @contextlib.contextmanager
