@@ -6,6 +6,7 @@ nothing but its own status.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ def _start(index: int) -> tuple[Any, Any]:
         DeviceError: no package, no driver, no device.
     """
     driver = _bindings()
+    # Kernels of TensorRT, cuDNN and cuBLAS then come to the GPU when they are used, not all of them at the start, for
+    # which an MX250's 2 GB are little. Drivers from CUDA 12.2 on do so by themselves.
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     try:
         (status,) = driver.cuInit(0)
     except Exception as error:  # the package looks for the library at the first call, with exceptions of its own

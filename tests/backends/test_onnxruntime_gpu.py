@@ -7,6 +7,8 @@ everything late (tests/cuda/simulated_onnxruntime.py and simulated.py).
 from __future__ import annotations
 
 import gc
+import importlib
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -333,6 +335,24 @@ def test_the_tensorrt_provider_gets_the_profile_of_our_own_backend_and_keeps_its
     assert (asked["trt_profile_min_shapes"], asked["trt_profile_max_shapes"]) == ("input:1x1x48x48", "input:8x1x48x48")
     assert Path(asked["trt_engine_cache_path"], "manifest.json").is_file()
     assert session.options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def test_the_tensorrt_provider_finds_the_libraries_that_pip_has_put_beside_tensorrts_module(
+    shipped: Bundle, play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The provider's library asks the loader for libnvinfer.so.10, which finds it where a module has loaded it."""
+    (tmp_path / "tensorrt.py").write_text("raise RuntimeError('that it fails is found out by the session')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    looked_for: list[str] = []
+    monkeypatch.setattr(gpu, "import_module", lambda name: looked_for.append(name) or importlib.import_module(name))
+    play(TENSORRT, CUDA, CPU)
+    open_engine(shipped, backend="onnxruntime-tensorrt", precision="fp16").close()
+    assert set(looked_for) == {"tensorrt"}
+    looked_for.clear()
+    play(CUDA, CPU)
+    open_engine(shipped, backend="onnxruntime-cuda", precision="fp32").close()
+    assert looked_for == []
 
 
 def test_precisions_without_kernels_are_refused(shipped: Bundle, play: Play) -> None:

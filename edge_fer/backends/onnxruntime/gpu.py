@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,10 @@ class GpuProvider:
             # CUDA and cuDNN from pip lie where no loader looks. What it cannot find it prints, and we find out later.
             with contextlib.redirect_stdout(io.StringIO()):
                 ort.preload_dlls()
+        if self.provider == TENSORRT_PROVIDER:
+            # Nor TensorRT's, which `preload_dlls` does not know. Its own module loads them from beside itself.
+            with contextlib.suppress(Exception):
+                import_module("tensorrt")
         ort.set_default_logger_severity(FATAL_ONLY)
         return ort
 
