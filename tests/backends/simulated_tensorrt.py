@@ -371,6 +371,7 @@ def make(version: str, machine: Machine) -> ModuleType:
             machine.device().view(memory, size)
             self._memory = True
 
+        nvtx_verbosity: Any = None
         device_memory = property(None, lambda self, memory: setattr(self, "_memory", bool(memory)))
 
         def set_tensor_address(self, name: str, address: int) -> bool:
@@ -400,6 +401,7 @@ def make(version: str, machine: Machine) -> ModuleType:
                 return False
             assert self._shape is not None, "no input shape"
             assert self._memory, "no memory for activations"
+            assert self.nvtx_verbosity == module.ProfilingVerbosity.NONE, "a plan built in detail marks every layer"
             device, shape, addresses = machine.device(), self._shape, dict(self._addresses)
             captured = device._streams[stream_handle].captured is not None
             shapes_set = self._shapes_set

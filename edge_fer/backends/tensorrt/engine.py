@@ -80,6 +80,8 @@ class TensorRtSlot(PinnedSlot):
             context.set_device_memory(self._activations.pointer, self._activation_bytes)
         else:
             context.device_memory = self._activations.pointer
+        # The plan tells its layers in detail, for the inspector. To mark them at every run would cost the host time.
+        context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
         for name, memory in self.memory.items():
             if not context.set_tensor_address(name, memory.pointer):
                 raise BundleError(f"The plan of {self._name} has no tensor {name!r}: {said.last()}.")
