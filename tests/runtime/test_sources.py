@@ -15,7 +15,7 @@ from video_bytes import with_index_first
 
 from edge_fer.core.errors import SourceError, UsageError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox, ReportsState
-from edge_fer.runtime.sources import capture, images, live
+from edge_fer.runtime.sources import capture, images, live, synthetic
 from edge_fer.runtime.sources.camera import open_camera, parse_size
 from edge_fer.runtime.sources.choose import open_source
 from edge_fer.runtime.sources.live import LiveSource
@@ -208,6 +208,17 @@ def test_half_a_video_is_no_synthetic_camera(short_clip: Path, tmp_path: Path) -
     cut.write_bytes(short_clip.read_bytes()[: short_clip.stat().st_size // 2])
     with pytest.raises(SourceError, match=r"cut\.mp4"):
         SyntheticCamera(cut, pool_size=1)
+
+
+def test_a_video_that_memory_does_not_hold_is_told_with_what_would_fit(
+    short_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "MEMORY_BYTES", 1 << 20)
+    with pytest.raises(SourceError, match="too long for a synthetic camera") as told:
+        SyntheticCamera(short_clip, pool_size=1)
+    assert told.value.fix is not None
+    assert "s at most" in told.value.fix
+    assert "--source" in told.value.fix
 
 
 def test_a_synthetic_camera_that_breaks_says_so(short_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from shlex import quote
 
 import cv2
 import numpy as np
@@ -129,7 +130,12 @@ def _decode_all(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
                 break
             images.append(np.asarray(image, dtype=np.uint8))
             if len(images) * images[0].nbytes > MEMORY_BYTES:
-                raise SourceError(f"{path} is too long for a synthetic camera: its frames exceed 1 GiB in memory.")
+                rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
+                raise SourceError(
+                    f"{path} is too long for a synthetic camera: its frames exceed 1 GiB in memory.",
+                    fix=f"Take a part of {len(images) / rate:.0f} s at most, or --source {quote(str(path))}, without a "
+                    "camera's clock.",
+                )
         rate = float(capture.get(cv2.CAP_PROP_FPS))
     finally:
         capture.release()
