@@ -210,14 +210,46 @@ def test_half_a_video_is_no_synthetic_camera(short_clip: Path, tmp_path: Path) -
         SyntheticCamera(cut, pool_size=1)
 
 
-def test_a_video_that_memory_does_not_hold_is_told_with_what_would_fit(
-    short_clip: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rounds", [None, 2.5])
+def test_a_clip_that_memory_does_not_hold_plays_as_one_that_it_holds(
+    short_clip: Path, monkeypatch: pytest.MonkeyPatch, rounds: float | None
 ) -> None:
+    probe = SyntheticCamera(short_clip, pool_size=1)
+    length = probe.info.frames
+    probe.close()
+    assert length is not None
+    frames = None if rounds is None else int(rounds * length)
+
+    def play() -> tuple[dict[int, int], str]:
+        """The sum of the pixels of every frame that arrived, by its number, and what the camera calls itself."""
+        camera, seen = SyntheticCamera(short_clip, pool_size=1, fps=25, frames=frames), {}
+        while (frame := camera.read(60.0)) is not None:
+            seen[frame.index] = int(frame.image_bgr.astype(int).sum())
+            frame.release()
+        camera.close()
+        assert len(seen) + camera.dropped == (frames or length)
+        return seen, camera.info.description
+
+    kept, name = play()
+    assert "decoded" not in name
     monkeypatch.setattr(synthetic, "MEMORY_BYTES", 1 << 20)
-    with pytest.raises(SourceError, match="too long for a synthetic camera") as told:
-        SyntheticCamera(short_clip, pool_size=1)
+    monkeypatch.setattr(synthetic, "AHEAD_BYTES", 1 << 21)
+    decoded, name = play()
+    assert name.endswith("decoded while it plays")
+    common = kept.keys() & decoded.keys()
+    assert len(common) > len(kept) // 2
+    assert all(kept[index] == decoded[index] for index in common)
+
+
+def test_a_clip_that_is_not_decoded_in_time_is_told(short_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(synthetic, "AHEAD_BYTES", 1)
+    camera = SyntheticCamera(short_clip, pool_size=1, fps=100_000, frames=10_000)
+    with pytest.raises(SourceError, match="cannot be decoded as fast") as told:
+        while (frame := camera.read(60.0)) is not None:
+            frame.release()
+    camera.close()
     assert told.value.fix is not None
-    assert "s at most" in told.value.fix
     assert "--source" in told.value.fix
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Generator
+from itertools import count
 from pathlib import Path
 from shlex import quote
 
@@ -15,20 +18,30 @@ from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
 from edge_fer.runtime.sources.container import check_container
+from edge_fer.runtime.sources.video_file import VideoFile
 
 MEMORY_BYTES = 1 << 30
+"""A clip of so many decoded bytes, 13 s of 720p at 30 frames a second, is held in memory."""
+AHEAD_BYTES = 1 << 28
+"""Of a longer one, so much is decoded ahead, 3 s of the same."""
+FIRST_S, POLL_S = 10.0, 0.01
 
 
 class SyntheticCamera:
-    """Plays a clip from memory at ``fps``, round and round, for measuring latency honestly.
+    """Plays a clip at ``fps``, round and round, for measuring latency honestly.
 
-    Decoding is done beforehand so that the clip's codec is not what is measured. ``index`` and ``captured_ns`` belong
-    to the moment at which a sensor would have delivered; frames that nobody fetched are counted in ``dropped``. The
-    sensor starts with the first ``read``.
+    A clip that memory holds is decoded beforehand, so that its codec is not what is measured; a longer one is decoded
+    while it plays, which takes processor time as a camera's compressed pictures do. ``index`` and ``captured_ns``
+    belong to the moment at which a sensor would have delivered; frames that nobody fetched are counted in ``dropped``.
+    The sensor starts with the first ``read``.
 
     Args:
-        path: a video file; its decoded frames must fit into 1 GiB.
+        path: a video file.
         frames: total number to deliver, then the source ends; ``None`` plays the clip once.
+
+    Raises:
+        SourceError: it is no video. ``read`` raises one where a clip cannot be decoded as fast as it is to play: a
+            sensor is never late.
     """
 
     def __init__(
@@ -40,12 +53,12 @@ class SyntheticCamera:
         frames: int | None = None,
         memory: PictureMemory | None = None,
     ) -> None:
-        self._images, rate = _decode_all(path)
-        self._fps = fps or rate or 30.0
-        self._count = frames if frames is not None else len(self._images)
-        height, width = self._images[0].shape[:2]
+        self._clip = _open_clip(path)
+        self._fps = fps or self._clip.fps or 30.0
+        self._count = frames if frames is not None else self._clip.frames
+        height, width = self._clip.size_hw
         self._info = SourceInfo(
-            f"synthetic camera {path.name} at {self._fps:g} fps",
+            f"synthetic camera {path.name} at {self._fps:g} fps{self._clip.note}",
             width,
             height,
             self._fps,
@@ -81,16 +94,18 @@ class SyntheticCamera:
             self._mailbox.close()
 
     def _play(self) -> None:
+        self._clip.fill(self._stop)
         began = time.perf_counter()
-        for index in range(self._count):
+        for index in count() if self._count is None else range(self._count):
             if self._stop.wait(max(0.0, began + index / self._fps - time.perf_counter())):
                 break
-            frame = self._pool.take(0)
-            if frame is None:
-                self._starved += 1
-                continue
-            image = self._images[index % len(self._images)]
-            np.copyto(frame.room(image.shape), image)
+            with self._clip.next(again=self._count is not None) as image:
+                if image is None:
+                    break
+                if (frame := self._pool.take(0)) is None:
+                    self._starved += 1
+                    continue
+                np.copyto(frame.room(image.shape), image)
             frame.index, frame.time_ms, frame.captured_ns = index, 1000 * index / self._fps, time.perf_counter_ns()
             self._mailbox.put(frame)
 
@@ -112,33 +127,99 @@ class SyntheticCamera:
         self._stop.set()
         if self._started:
             self._thread.join()
+        self._clip.close()
         self._mailbox.discard()
 
 
-def _decode_all(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
+class _Kept:
+    """A clip whose pictures, uint8 (H, W, 3), lie in memory."""
+
+    note = ""
+
+    def __init__(self, images: list[NDArray[np.uint8]], fps: float) -> None:
+        self._images, self.fps, self._next = images, fps, 0
+        self.frames: int | None = len(images)
+        self.size_hw = images[0].shape[:2]
+
+    def fill(self, stop: threading.Event) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def next(self, *, again: bool) -> Generator[NDArray[np.uint8] | None]:
+        """The next picture, valid inside; from the beginning once more at the end, or ``None``."""
+        image = self._images[self._next % len(self._images)] if again or self._next < len(self._images) else None
+        self._next += 1
+        yield image
+
+    def close(self) -> None:
+        self._images.clear()
+
+
+class _Decoded:
+    """A clip that is decoded while it plays, some seconds ahead."""
+
+    note = ", decoded while it plays"
+    frames: int | None = None
+
+    def __init__(self, path: Path, size_hw: tuple[int, int], fps: float) -> None:
+        self._path, self.size_hw, self.fps = path, size_hw, fps
+        self._ahead = max(2, AHEAD_BYTES // (3 * size_hw[0] * size_hw[1]))
+        self._file = VideoFile(path, pool_size=1, ahead=self._ahead)
+        self._begun = False
+
+    def fill(self, stop: threading.Event) -> None:
+        """Wait until so much is decoded that the file stays ahead of the clock."""
+        while self._file.decoded < self._ahead and not stop.wait(POLL_S):
+            pass
+
+    @contextlib.contextmanager
+    def next(self, *, again: bool) -> Generator[NDArray[np.uint8] | None]:
+        """As :meth:`_Kept.next`.
+
+        Raises:
+            SourceError: it is not decoded yet.
+        """
+        if self._begun and not self._file.decoded:
+            raise SourceError(
+                f"{self._path} cannot be decoded as fast as a synthetic camera plays it here.",
+                fix=f"Take a part that memory holds ({MEMORY_BYTES >> 20} MiB of pictures), or --source "
+                f"{quote(str(self._path))}, without a camera's clock.",
+            )
+        frame = self._file.read(FIRST_S)
+        if frame is None and again:
+            self._file.close()
+            self._file = VideoFile(self._path, pool_size=1, ahead=self._ahead)
+            frame = self._file.read(FIRST_S)
+        self._begun = True
+        try:
+            yield None if frame is None else frame.image_bgr
+        finally:
+            if frame is not None:
+                frame.release()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open_clip(path: Path) -> _Kept | _Decoded:
+    """The clip in memory, or as it is decoded where it does not fit."""
     if not path.is_file():
         raise SourceError(f"There is no video {path}.")
     capture = open_media(str(path))
     if capture is None:
         raise SourceError(f"{path} is not a video that OpenCV can decode.")
     check_container(path)
-    images: list[NDArray[np.uint8]] = []
     try:
-        while True:
-            grabbed, image = capture.read()
-            if not grabbed:
-                break
-            images.append(np.asarray(image, dtype=np.uint8))
-            if len(images) * images[0].nbytes > MEMORY_BYTES:
-                rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
-                raise SourceError(
-                    f"{path} is too long for a synthetic camera: its frames exceed 1 GiB in memory.",
-                    fix=f"Take a part of {len(images) / rate:.0f} s at most, or --source {quote(str(path))}, without a "
-                    "camera's clock.",
-                )
         rate = float(capture.get(cv2.CAP_PROP_FPS))
+        rate = rate if 0 < rate < 1000 else 0.0
+        announced, images = capture.get(cv2.CAP_PROP_FRAME_COUNT), list[NDArray[np.uint8]]()
+        while (read := capture.read())[0]:
+            images.append(np.asarray(read[1], dtype=np.uint8))
+            if max(announced, len(images)) * images[0].nbytes > MEMORY_BYTES:
+                height, width = images[0].shape[:2]
+                return _Decoded(path, (height, width), rate)
     finally:
         capture.release()
     if not images:
         raise SourceError(f"{path} holds no frame that can be decoded.")
-    return images, rate if 0 < rate < 1000 else 0.0
+    return _Kept(images, rate)

@@ -20,7 +20,7 @@ from edge_fer.runtime.sources.capture import open_media
 from edge_fer.runtime.sources.container import check_container, counts_frames
 
 AHEAD = 2
-"""Decoded frames that may wait. More would only hide a slow consumer for longer."""
+"""Decoded frames that may wait before a loop. More would only hide a slow consumer for longer."""
 MOST_SPOILT = 250
 """Frames in a row that a file announces and that cannot be decoded, before it is taken to have ended."""
 NOMINAL_FPS = 25.0
@@ -30,20 +30,32 @@ TAIL_S = 1.0
 
 
 class VideoFile:
-    """Frames of a file in order. ``paced`` hands them out at the file's own rate, for showing to people.
+    """Frames of a file in order.
+
+    Args:
+        paced: hands them out at the file's own rate, for showing to people.
+        ahead: decoded frames that may wait.
 
     Attributes:
         undecoded: frames that the file announces and that never came, known at its end.
     """
 
-    def __init__(self, path: Path, *, pool_size: int, paced: bool = False, memory: PictureMemory | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        pool_size: int,
+        paced: bool = False,
+        memory: PictureMemory | None = None,
+        ahead: int = AHEAD,
+    ) -> None:
         if not path.is_file():
             raise SourceError(f"There is no video {path}.")
         check_container(path)
         capture = open_media(str(path))
         if capture is None:
             raise SourceError(f"{path} is not a video that OpenCV can decode.")
-        self._start(capture, str(path), path.name, pool_size, paced, memory, counted=counts_frames(path))
+        self._start(capture, str(path), path.name, pool_size, paced, memory, counted=counts_frames(path), ahead=ahead)
 
     @classmethod
     def of_capture(
@@ -70,6 +82,7 @@ class VideoFile:
         memory: PictureMemory | None,
         *,
         counted: bool,
+        ahead: int = AHEAD,
     ) -> None:
         self._path, self._paced, self._counted = name, paced, counted
         self.undecoded = 0
@@ -80,8 +93,8 @@ class VideoFile:
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = fps if 0 < fps < 1000 else 0.0
         self._info = SourceInfo(description, width, height, fps, live=False, frames=count if count > 0 else None)
-        self._pool = FramePool(pool_size + AHEAD + 1, memory)
-        self._ready: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
+        self._pool = FramePool(pool_size + ahead + 1, memory)
+        self._ready: queue.Queue[Frame | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._decode, name="decode", daemon=True)
         self._thread.start()
@@ -97,6 +110,11 @@ class VideoFile:
     @property
     def waiting(self) -> bool:
         return False
+
+    @property
+    def decoded(self) -> int:
+        """How many frames wait, the end of the file or what broke it among them."""
+        return self._ready.qsize()
 
     def _decode(self) -> None:
         try:
