@@ -119,7 +119,8 @@ def test_engines_are_timed_and_the_fastest_is_chosen(compiled):
     chosen = [c for c in report.candidates if c.chosen]
     assert len(chosen) == 1
     assert chosen[0].median_us == min(c.median_us for c in timed)
-    assert chosen[0].backend in report.reason
+    # Which backend it is stands in the table; whether the reason names it too depends on who came second.
+    assert report.reason.startswith(f"{chosen[0].median_us / 1e3:.3g} ms a face, the fastest that passes")
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
