@@ -54,7 +54,7 @@ HERE = Path(__file__).resolve().parent
 EXPRESSIONS_TOLD = (
     "FER-2013's test images are 48 pixels enlarged to 192 and full of screams, tears and hands; each shows a face by",
     "its data set's word, and lies where the teacher's best find or, without one, the median of its sure ones does.",
-    "Ours was trained on FER-2013's training images, of which 16 % of the test images have a copy.",
+    "Ours was trained on FER-2013's training images, and 16 % of the test images have a copy among them.",
 )
 HARD = ("turned by 15", "turned by 30", "a quarter of the light", "blurred", "lower face covered")
 
