@@ -10,6 +10,7 @@
     │   └── SourceError                a video, camera, folder or stream that gives no frames
     └── DeviceError           exit 4   the machine lacks a device, driver, library or disk space
         ├── DeviceMemoryError          a GPU's memory is full
+        ├── DeviceLostError            a GPU that answers this process no more, whatever is tried
         ├── MissingDependencyError     an optional package is not installed
         └── ProviderError              a backend would run somewhere else than where it was asked to
 
@@ -30,6 +31,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "DeviceError",
+    "DeviceLostError",
     "DeviceMemoryError",
     "EdgeFerError",
     "MissingDependencyError",
@@ -91,6 +93,10 @@ class DeviceError(EdgeFerError):
 
 
 class DeviceMemoryError(DeviceError):
+    pass
+
+
+class DeviceLostError(DeviceError):
     pass
 
 

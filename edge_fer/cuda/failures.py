@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_fer.core.errors import DeviceError, DeviceMemoryError, MissingDependencyError
+from edge_fer.core.errors import DeviceError, DeviceLostError, DeviceMemoryError, MissingDependencyError
 
 MAKE_ROOM = "Close what else uses the GPU (nvidia-smi lists it), or let `edge-fer run` take --allow-smaller-batch."
 """What helps when a GPU's memory is full."""
@@ -71,10 +71,7 @@ def call_failed(call: str, name: str, text: str) -> DeviceError:
         kind = DeviceMemoryError if name == "CUDA_ERROR_OUT_OF_MEMORY" else DeviceError
         return kind(f"{call} failed: {reason} ({name}).", fix=fix)
     if name in _LOST:
-        return DeviceError(
-            f"{call} failed: the GPU was lost ({name}: {text}).",
-            fix=START_AGAIN,
-        )
+        return DeviceLostError(f"{call} failed: the GPU was lost ({name}: {text}).", fix=START_AGAIN)
     return DeviceError(f"{call} failed: {text} ({name}).")
 
 

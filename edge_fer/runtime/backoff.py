@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import cv2
 
-from edge_fer.core.errors import DeviceError, EdgeFerError
+from edge_fer.core.errors import DeviceError, DeviceLostError, EdgeFerError
 
 Result = TypeVar("Result")
 
@@ -82,10 +82,13 @@ class Attempts:
 
         Raises:
             DeviceError: the part failed too often in a row.
+            DeviceLostError: at once, since a lost device answers every later call of this process the same.
         """
         while self._may_try():
             try:
                 result = attempt()
+            except DeviceLostError:
+                raise
             except BREAKS as error:
                 self._tell(self._backoff.failed(error))
                 if self._live:

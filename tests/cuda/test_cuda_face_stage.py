@@ -16,7 +16,7 @@ from simulated_gpu import SIZE_HW, WAYS, Gpu, box, noise
 from edge_fer.backends.registry import open_engine
 from edge_fer.cli.run import DEMO
 from edge_fer.core.bundle import Bundle
-from edge_fer.core.errors import DeviceError
+from edge_fer.core.errors import DeviceError, DeviceLostError
 from edge_fer.core.faces import Faces
 from edge_fer.cuda.device import Stream
 from edge_fer.cuda.face_kernels import CudaFaceKernels
@@ -363,10 +363,11 @@ def test_a_lost_gpu_ends_the_run_with_one_sentence(shipped: Bundle, monkeypatch:
     monkeypatch.setattr(gpu.stage, "prepare", lose)
     source = Ring(9, gpu.pictures, Pipeline.frames_held(1))
     with pytest.raises(
-        DeviceError, match=r"cuMemcpyHtoDAsync failed: the GPU was lost .*\. Start edge-fer again"
+        DeviceLostError, match=r"^cuMemcpyHtoDAsync failed: the GPU was lost .*\. Start edge-fer again"
     ) as told:
         through_the_loop(source, BoxesOf(1), gpu.engine, gpu.stage)
     assert "\n" not in str(told.value)
+    assert calls == 3, "what is lost for this process is not tried again"
 
 
 def test_a_full_gpu_is_one_sentence(shipped: Bundle) -> None:

@@ -93,4 +93,5 @@ def test_a_status_is_told_for_what_it_is(call: str, name: str, says: str) -> Non
     error = call_failed(call, name, "words of the driver")
     with pytest.raises(DeviceError, match=says):
         raise error
-    assert type(error).__name__ == ("DeviceMemoryError" if call == "cuMemAlloc" else "DeviceError")
+    kind = "DeviceMemoryError" if call == "cuMemAlloc" else "DeviceLostError" if "lost" in says else "DeviceError"
+    assert type(error).__name__ == kind

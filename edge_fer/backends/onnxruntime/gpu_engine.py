@@ -19,7 +19,7 @@ import numpy as np
 from edge_fer.backends.base import HostEngine
 from edge_fer.backends.pinned_slot import PinnedSlot
 from edge_fer.core.engine import INPUT, OUTPUT, Slot
-from edge_fer.core.errors import DeviceError, DeviceMemoryError
+from edge_fer.core.errors import DeviceError, DeviceLostError, DeviceMemoryError
 from edge_fer.core.manifest import EngineManifest
 from edge_fer.core.spec import EngineSpec
 from edge_fer.cuda.device import CudaDevice, Stream
@@ -176,5 +176,5 @@ def explain_gpu(error: Exception, what: str) -> DeviceError:
     if any(word in lower for word in _WRONG_GPU):
         return DeviceError(f"{what}: this version does not serve this GPU ({said}).", fix=DOCTOR)
     if found and found[1] in _LOST:
-        return DeviceError(f"{what}: the GPU was lost ({said}).", fix=START_AGAIN)
+        return DeviceLostError(f"{what}: the GPU was lost ({said}).", fix=START_AGAIN)
     return DeviceError(f"{what}: {said}.")
