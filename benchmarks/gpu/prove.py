@@ -1,6 +1,6 @@
 """What of edge-fer's CUDA side works on this machine's GPU, proof by proof, and how fast.
 
-    python benchmarks/gpu/prove.py --submit
+    python benchmarks/gpu/prove.py --submit [--bundle BUNDLE]
 
 Every proof runs in a process of its own under a time limit, so that one that crashes the driver costs only itself. Each
 ends as ``passed``, ``failed``, ``missed`` (it works, but a bar is not kept) or ``skipped`` with a sentence, and all of
@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 
 from edge_fer import __version__
+from edge_fer.core.bundle import Bundle, find_bundle, open_bundle
 from edge_fer.core.errors import DeviceError, EdgeFerError, UsageError
 from edge_fer.core.files import atomic_file
 
@@ -117,11 +118,10 @@ def kernels() -> Answer:
         return measure_kernels(device, FRAME_HW, SIDE_PX, REPEATS)
 
 
-def _possible(backend: str, precision: str) -> None:
-    """Skip what this machine or the bundle does not offer. Whatever fails after this question has failed."""
+def _possible(backend: str, precision: str, bundle: str | None) -> Bundle:
+    """The bundle, or skip what it or this machine does not offer. Whatever fails after this question has failed."""
     from edge_fer.backends.dialects import DIALECTS
     from edge_fer.backends.registry import backend_module, require
-    from edge_fer.core.bundle import find_bundle, open_bundle
 
     _open().close()
     try:
@@ -131,20 +131,21 @@ def _possible(backend: str, precision: str) -> None:
     build = backend_module(backend, "build")
     if precision not in build.precisions():
         raise Skipped(f"{backend} is not offered in {precision} on this GPU.")
+    opened = open_bundle(find_bundle(bundle))
     try:
-        open_bundle(find_bundle()).variant(build.onnx_form(precision), DIALECTS[backend])
+        opened.variant(build.onnx_form(precision), DIALECTS[backend])
     except UsageError as error:
         raise Skipped(str(error)) from None
+    return opened
 
 
-def engine(backend: str, precision: str) -> Answer:
+def engine(backend: str, precision: str, bundle: str | None) -> Answer:
     """Build, check the canary, time one face; the backend must be what it says it is."""
     from edge_fer.backends.registry import open_engine
-    from edge_fer.core.bundle import find_bundle, open_bundle
 
-    _possible(backend, precision)
+    found_bundle = _possible(backend, precision, bundle)
     began = time.perf_counter()
-    opened = open_engine(open_bundle(find_bundle()), backend=backend, precision=precision)
+    opened = open_engine(found_bundle, backend=backend, precision=precision)
     ready_s = time.perf_counter() - began
     with opened:
         slot, times = opened.slots[0], []
@@ -160,32 +161,30 @@ def engine(backend: str, precision: str) -> Answer:
         }  # fmt: skip
 
 
-def frames(backend: str, precision: str, out: Path | None) -> Answer:
+def frames(backend: str, precision: str, bundle: str | None, out: Path | None) -> Answer:
     """A frame's way over the GPU: host's and device's times, bars, and what runs side by side."""
     from frame_path import measure_frames, measure_overlap
 
     from edge_fer.backends.face_detector import open_face_detector
     from edge_fer.backends.registry import open_engine
     from edge_fer.cli.run import DEMO
-    from edge_fer.core.bundle import find_bundle, open_bundle
     from edge_fer.core.engine import DeviceEngine
     from edge_fer.cuda.open import DEFAULT_ADAPTER
     from edge_fer.runtime.cuda_loop import open_cuda_loop
 
-    if backend != TORCH:
-        _possible(backend, precision)
     network = _torch_network() if backend == TORCH else None
+    # Torch runs the shipped checkpoint, so its engine keeps the shipped bundle's contract.
+    tried = open_bundle(find_bundle()) if backend == TORCH else _possible(backend, precision, bundle)
     picture = None
     if out is not None and importlib.util.find_spec("matplotlib") is not None:
         picture = out / f"timeline-{backend}-{precision}.png"
     gpu = open_cuda_loop(DEFAULT_ADAPTER, 0)
     try:
         detector = open_face_detector(DETECTOR, min_face_px=80, **DETECTED_BY)
-        bundle = open_bundle(find_bundle())
         opened = (
-            _torch_engine(bundle, network)
+            _torch_engine(tried, network)
             if network is not None
-            else open_engine(bundle, backend=backend, precision=precision)
+            else open_engine(tried, backend=backend, precision=precision)
         )
         with opened as engine:
             assert isinstance(engine, DeviceEngine)
@@ -224,19 +223,20 @@ def _torch_engine(bundle: Any, network: Any) -> Any:
     return TorchEngine(open_device(), bundle, network)
 
 
-def loop(backend: str, precision: str) -> Answer:
+def loop(backend: str, precision: str, bundle: str | None) -> Answer:
     """The demo through the GPU's loop and through the CPU's, by the command: the same labels, face by face.
 
     int8 is compared with the CPU's int8, so that what is found is the loop's doing and not the precision's.
     """
     from frame_path import compare_labels
 
-    _possible(backend, precision)
+    model = str(_possible(backend, precision, bundle).path)
     with tempfile.TemporaryDirectory(prefix="edge-fer-prove-") as name:
         folder = Path(name)
-        gpu = _run(folder / "gpu.jsonl", "--device", "cuda", "--backend", backend, "--precision", precision)
+        on_gpu = ("--device", "cuda", "--backend", backend, "--precision", precision)
+        gpu = _run(folder / "gpu.jsonl", "--engine", model, *on_gpu)
         theirs_in = "int8" if precision == "int8" else "fp32"
-        _run(folder / "cpu.jsonl", "--backend", "onnxruntime", "--precision", theirs_in)
+        _run(folder / "cpu.jsonl", "--engine", model, "--backend", "onnxruntime", "--precision", theirs_in)
         return {"summary": gpu, **compare_labels(*(_labels(folder / f"{side}.jsonl") for side in ("gpu", "cpu")))}
 
 
@@ -247,7 +247,6 @@ def loop_by_torch() -> Answer:
     from edge_fer.backends.face_detector import open_face_detector
     from edge_fer.backends.registry import open_engine
     from edge_fer.cli.run import DEMO
-    from edge_fer.core.bundle import find_bundle, open_bundle
     from edge_fer.cuda.open import DEFAULT_ADAPTER
     from edge_fer.runtime.cuda_loop import open_cuda_loop
 
@@ -283,32 +282,32 @@ def _labels(jsonl: Path) -> list[list[str]]:
     return [[face["label"] for face in line["faces"]] for line in lines if "faces" in line]
 
 
-def proofs(out: Path | None) -> dict[str, Callable[[], Answer]]:
-    """By name, in their order; ``out``: the folder for pictures."""
+def proofs(bundle: str | None, out: Path | None) -> dict[str, Callable[[], Answer]]:
+    """By name, in their order; ``bundle``: instead of the shipped one; ``out``: the folder for pictures."""
     return {
         "device and kernels keep their contract": partial(contract, sanitizer=False),
         "the same under compute-sanitizer": partial(contract, sanitizer=True),
         "kernel and copy times": kernels,
         **{
-            f"engine {backend} {precision}": partial(engine, backend, precision)
+            f"engine {backend} {precision}": partial(engine, backend, precision, bundle)
             for backend, precision in itertools.product(BACKENDS, PRECISIONS)
         },
         **{
-            f"a frame's way, {backend} {precision}": partial(frames, backend, precision, out)
+            f"a frame's way, {backend} {precision}": partial(frames, backend, precision, bundle, out)
             for backend, precision in (*ON_GPU, (TORCH, "fp32"))
         },
         **{
-            f"loop on the GPU, {backend} {precision}": partial(loop, backend, precision)
+            f"loop on the GPU, {backend} {precision}": partial(loop, backend, precision, bundle)
             for backend, precision in ON_GPU
         },
         f"loop on the GPU, {TORCH} fp32": loop_by_torch,
     }
 
 
-def one(name: str, out: Path | None) -> Answer:
+def one(name: str, bundle: str | None, out: Path | None) -> Answer:
     """Run a proof in this process."""
     try:
-        return judged(proofs(out)[name]())
+        return judged(proofs(bundle, out)[name]())
     except Skipped as reason:
         return {"outcome": "skipped", "why": str(reason)}
     except EdgeFerError as error:
@@ -325,9 +324,10 @@ def judged(answer: Answer) -> Answer:
     return {"outcome": "missed", "why": "; ".join(missed), **answer} if missed else {"outcome": "passed", **answer}
 
 
-def apart(name: str, out: Path | None, limit_s: float) -> Answer:
+def apart(name: str, bundle: str | None, out: Path | None, limit_s: float) -> Answer:
     """Run a proof in a process of its own, for so long at most."""
     command = [sys.executable, str(Path(__file__).resolve()), "--only", name]
+    command += [] if bundle is None else ["--bundle", bundle]
     command += [] if out is None else ["--out", str(out)]
     # A session of its own, so that pytest, compute-sanitizer and `edge-fer run` under it end with it.
     child = subprocess.Popen(
@@ -381,12 +381,17 @@ def main() -> None:
         "--submit", action="store_true", help="the same in benchmarks/results/, in a folder named after the GPU"
     )
     parser.add_argument(
-        "--only", choices=sorted(proofs(None)), metavar="PROOF", help="one proof, answered as a line of JSON"
+        "--only", choices=sorted(proofs(None, None)), metavar="PROOF", help="one proof, answered as a line of JSON"
     )
+    parser.add_argument("--bundle", help="instead of the shipped one, such as one that has an fp16 form too")
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="for each proof; 540")
     options = parser.parse_args()
+    try:
+        open_bundle(find_bundle(options.bundle))
+    except EdgeFerError as error:
+        parser.exit(error.exit_code, f"prove.py: {error}\n")
     if options.only:
-        sys.stdout.write(json.dumps(one(options.only, options.out)) + "\n")
+        sys.stdout.write(json.dumps(one(options.only, options.bundle, options.out)) + "\n")
         return
     gpu = device()
     if options.submit:
@@ -402,8 +407,8 @@ def main() -> None:
         "packages": versions(),
         "proofs": {},
     }
-    for name in proofs(None):
-        answer = found["proofs"][name] = apart(name, options.out, options.limit)
+    for name in proofs(options.bundle, None):
+        answer = found["proofs"][name] = apart(name, options.bundle, options.out, options.limit)
         sys.stdout.write(f"{answer['outcome']:8} {name}{': ' + answer['why'] if 'why' in answer else ''}\n")
         sys.stdout.flush()
         if options.out is not None:

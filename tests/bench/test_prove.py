@@ -51,6 +51,13 @@ def test_an_unknown_proof_is_a_usage_error() -> None:
     assert done.returncode == 2
 
 
+def test_a_bundle_that_is_none_is_told_before_anything_runs(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(PROVE), "--bundle", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.startswith("prove.py: ")
+    assert not done.stdout
+
+
 def test_a_bar_that_is_not_kept_is_named_and_is_no_pass() -> None:
     spec = importlib.util.spec_from_file_location("prove", PROVE)
     assert spec is not None

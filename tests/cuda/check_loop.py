@@ -188,12 +188,13 @@ def test_the_proofs_of_the_loop_run_from_end_to_end(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("edge_fer.cli.run.DEMO", clip)
     monkeypatch.setattr(prove, "_torch_network", lambda: network)
     monkeypatch.setattr(prove, "_torch_engine", engine_of_torch)
-    monkeypatch.setattr(prove, "_possible", lambda backend, precision: None)
-    found = {name: prove.one(name, tmp_path) for name in ("a frame's way, torch fp32", "loop on the GPU, torch fp32")}
+    monkeypatch.setattr(prove, "_possible", lambda *_: open_bundle(find_bundle()))
+    by_torch = ("a frame's way, torch fp32", "loop on the GPU, torch fp32")
+    found = {name: prove.one(name, None, tmp_path) for name in by_torch}
     with open_engine(open_bundle(find_bundle()), backend="onnxruntime", precision="int8") as inner:
         monkeypatch.setattr("edge_fer.backends.registry.open_engine", lambda *_, **__: EngineOnTheDriver(inner))
         name = "a frame's way, onnxruntime-cuda fp32"
-        found[name] = prove.one(name, tmp_path)
+        found[name] = prove.one(name, None, tmp_path)
     for name, answer in found.items():
         json.dumps(answer)
         # The bars about time are missed here or kept by chance.

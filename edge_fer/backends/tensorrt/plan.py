@@ -72,7 +72,8 @@ class Plan:
 
 
 def onnx_form(trt: Any, precision: str) -> str:
-    """Which form of a bundle a precision is built from: fp16 is the fp32 graph with a flag, where there is a flag.
+    """Which form of a bundle a precision is built from: fp16 is the fp32 graph with a flag where the graph's own types
+    cannot decide.
 
     Raises:
         UsageError: TensorRT has no such precision here.
@@ -81,7 +82,7 @@ def onnx_form(trt: Any, precision: str) -> str:
         raise UsageError(
             f"The TensorRT backend has no precision {precision!r}.", fix=f"Known: {', '.join(PRECISIONS)}."
         )
-    if precision == "fp16" and hasattr(trt.BuilderFlag, "FP16"):
+    if precision == "fp16" and _flag_of(trt, precision) is not None:
         return "fp32"
     return precision
 
@@ -197,7 +198,13 @@ def _library(trt: Any) -> str:
 
 
 def _flag_of(trt: Any, precision: str) -> Any | None:
-    """The builder flag that allows a precision, or ``None`` where the graph's own types decide."""
+    """The builder flag that allows a precision, or ``None`` where the graph's own types decide.
+
+    In fp16 they decide wherever they can: the bundle's cast graph keeps in fp32 what would leave fp16's range, and the
+    flag lets TensorRT compute just that in fp16, on faces that no canary holds.
+    """
+    if precision == "fp16" and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return None
     return getattr(trt.BuilderFlag, precision.upper(), None)
 
 
