@@ -40,7 +40,11 @@ def evaluate(
     audit: Path | None = typer.Option(
         None, help="What `edge-fer data audit --json` wrote: accuracy also without near-duplicates of other splits."
     ),
-    detector: str = typer.Option("edge-fer-face", help="For video: what finds the faces, as in edge-fer run."),
+    detector: str = typer.Option(
+        "edge-fer-face",
+        help="What finds the faces, as in edge-fer run: of videos always; of pictures only if it is given, and then "
+        "they are cut as the live loop does it, and compared with the pictures as they are.",
+    ),
     teacher: Path | None = typer.Option(None, help="For detection: YuNet's ONNX file, which labels the pictures."),
     mistakes: Path | None = typer.Option(
         None, help="Folder for pictures of what went wrong: misclassified faces, or misses and false alarms."
@@ -54,7 +58,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy: top-1 and top-3, precision, recall and F1, AUC, calibration, each with its interval.
 
-    Faces are taken as they are, one crop each; the model's labels and the data's are matched by name.
+    Pictures are taken as they are, one crop each, unless --detector is given; the model's labels and the data's are
+    matched by name.
     """
     if task not in TASKS:
         raise UsageError(f"Unknown task {task!r}.", fix=f"Known: {', '.join(TASKS)}.")
@@ -73,8 +78,8 @@ def evaluate(
         return
     if teacher is not None:
         raise UsageError("--teacher is for a face detector.", fix="--task detection")
-    if task == "classification" and was_typed(context, "detector"):
-        raise UsageError("--detector finds faces in videos; here every picture is a face.", fix="--task video")
+    if detector == "none" and task == "classification":
+        raise UsageError("--detector none takes every picture for a face.", fix="Leave --detector out")
     if task == "video" and (audit is not None or mistakes is not None or split is not None):
         raise UsageError("--audit, --mistakes and --split are for faces, not for videos.")
     if png is not None and len(named) > 1:
@@ -96,7 +101,7 @@ def evaluate(
         arch=arch,
         threads=threads,
         audit=audit,
-        detector=detector,
+        detector=detector if task == "video" or was_typed(context, "detector") else None,
         sheets=mistakes is not None or (report is not None and task == "classification"),
     )
     results = evaluate_models(named, request, console, videos=task == "video")

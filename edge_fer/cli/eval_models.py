@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,17 +15,22 @@ if TYPE_CHECKING:
 
     from edge_fer.cli.steps import Steps
     from edge_fer.core.engine import Engine
-    from edge_fer.core.spec import ModelSpec
+    from edge_fer.core.spec import ModelSpec, PreprocessSpec
     from edge_fer.data.samples import Samples
+    from edge_fer.evaluate.found_faces import Located
     from edge_fer.evaluate.predict import Progress
     from edge_fer.evaluate.report import Comparison, Evaluation
+
+    Views = Callable[[PreprocessSpec], tuple[Samples, ...]]
+    """How a network of that contract sees the data; metrics are of the first view."""
 
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".bin"})
 ONLY_TORCH = "A checkpoint is evaluated by torch in fp32; --backend and --precision need a bundle."
 
 
 class Request(NamedTuple):
-    """The options that all models share; ``sheets``: pictures of mistakes are wanted."""
+    """The options that all models share; ``detector``: ``None`` takes pictures for faces; ``sheets``: pictures of
+    mistakes are wanted."""
 
     data: Path
     split: str | None
@@ -33,7 +39,7 @@ class Request(NamedTuple):
     arch: str | None
     threads: int
     audit: Path | None
-    detector: str
+    detector: str | None
     sheets: bool
 
 
@@ -106,27 +112,55 @@ def _of_faces(texts: list[tuple[str | None, str | None]], request: Request, cons
         from edge_fer.data.audit_report import leaked_mask
 
         leaked = leaked_mask(request.audit, samples)
+    located = None if request.detector is None else _locate(request.detector, samples, console)
+    if located is not None and leaked is not None:
+        leaked = leaked[located.found]
     done: list[_Done] = []
     first: tuple[str, ...] = ()
     for name, precision in texts:
         with _progress(console, len(samples)) as step:
-            ran, logits = _predict(name, precision, request, samples, step)
+            ran, views, logits = _predict(
+                name, precision, request, _as_given(samples) if located is None else located.views, step
+            )
         if first and set(ran.spec.labels) != set(first):
             raise UsageError(f"{ran.spec.name} has other classes than the first model, so they cannot be compared.")
         first = first or ran.spec.labels
         # In the first model's order of classes, so that scores of all can be set against each other.
-        rows = softmax(logits)[:, [ran.spec.labels.index(label) for label in first]]
-        labels = match_labels(samples, first)
+        order = [ran.spec.labels.index(label) for label in first]
+        rows, *as_given = (softmax(each)[:, order] for each in logits)
+        every = labels = match_labels(samples, first)
+        found = None
+        if located is not None:
+            labels = every[located.found]
+            found = located.summary(ran.spec.preprocess, first, every, as_given=as_given[0], as_cut=rows)
         scored = score(labels, rows, first, leaked=leaked)
         evaluation = Evaluation(
             **scored.metrics.model_dump(),
             **_about(ran, request),
             curves=scored.curves,
             deduplicated=scored.deduplicated,
+            found_faces=found,
         )
-        sheet = _sheet(samples, labels, rows, first) if request.sheets else None
+        sheet = _sheet(views[0], labels, rows, first) if request.sheets else None
         done.append(_Done(ran, evaluation, rows, sheet))
     return _together(done, labels)
+
+
+def _as_given(samples: Samples) -> Views:
+    return lambda _: (samples,)
+
+
+def _locate(name: str, samples: Samples, console: Console) -> Located:
+    from edge_fer.backends.face_detector import open_face_detector
+    from edge_fer.evaluate.found_faces import locate
+
+    detector = open_face_detector(name, min_face_px=None)
+    try:
+        with _progress(console, len(samples), "Finding faces") as step:
+            return locate(samples, detector, step)
+    finally:
+        if (close := getattr(detector, "close", None)) is not None:
+            close()
 
 
 def _of_videos(texts: list[tuple[str | None, str | None]], request: Request, console: Console) -> Results:
@@ -137,6 +171,8 @@ def _of_videos(texts: list[tuple[str | None, str | None]], request: Request, con
     from edge_fer.evaluate.score import score
     from edge_fer.evaluate.videos import score_videos
 
+    finder = request.detector
+    assert finder is not None
     done: list[_Done] = []
     labels: NDArray[np.int64] | None = None
     for name, precision in texts:
@@ -148,7 +184,7 @@ def _of_videos(texts: list[tuple[str | None, str | None]], request: Request, con
             videos = score_videos(
                 request.data,
                 engine,
-                lambda smallest: open_face_detector(request.detector, min_face_px=smallest),
+                lambda smallest: open_face_detector(finder, min_face_px=smallest),
                 step,
             )
         if labels is not None and not np.array_equal(labels, videos.labels):
@@ -227,21 +263,26 @@ def _about(ran: _Ran, request: Request) -> dict[str, str]:
     }
 
 
-def _predict(
-    name: str | None, precision: str | None, request: Request, samples: Samples, progress: Progress
-) -> tuple[_Ran, NDArray[np.float32]]:
+class _Predicted(NamedTuple):
+    """What ran, the data as it saw them, and float32 (n, classes) logits of each view."""
+
+    ran: _Ran
+    views: tuple[Samples, ...]
+    logits: tuple[NDArray[np.float32], ...]
+
+
+def _predict(name: str | None, precision: str | None, request: Request, views: Views, progress: Progress) -> _Predicted:
     if name is not None and Path(name).suffix in WEIGHTS:
-        return _checkpoint(Path(name), request.arch, samples, request.threads, progress)
+        return _checkpoint(Path(name), request.arch, views, request.threads, progress)
     from edge_fer.evaluate.predict import predict
 
     engine, ran = _open_engine(name, request.backend, precision, request.threads)
     with engine:
-        return ran, predict(engine, samples, ran.spec.preprocess, progress)
+        seen = views(ran.spec.preprocess)
+        return _Predicted(ran, seen, tuple(predict(engine, view, ran.spec.preprocess, progress) for view in seen))
 
 
-def _checkpoint(
-    path: Path, arch: str | None, samples: Samples, threads: int, progress: Progress
-) -> tuple[_Ran, NDArray[np.float32]]:
+def _checkpoint(path: Path, arch: str | None, views: Views, threads: int, progress: Progress) -> _Predicted:
     try:
         import torch
 
@@ -254,8 +295,10 @@ def _checkpoint(
             error.name or "torch", extra="compile", purpose="evaluating a checkpoint"
         ) from None
     checkpoint = load_checkpoint(path, ContractOverrides(arch=arch))
-    logits = predict_module(checkpoint.model, samples, checkpoint.spec.preprocess, threads=threads, progress=progress)
-    return _Ran(checkpoint.spec, path, ("torch", str(torch.__version__), "fp32")), logits
+    preprocess = checkpoint.spec.preprocess
+    seen = views(preprocess)
+    logits = (predict_module(checkpoint.model, view, preprocess, threads=threads, progress=progress) for view in seen)
+    return _Predicted(_Ran(checkpoint.spec, path, ("torch", str(torch.__version__), "fp32")), seen, tuple(logits))
 
 
 def _open_engine(name: str | None, backend: str, precision: str | None, threads: int) -> tuple[Engine, _Ran]:

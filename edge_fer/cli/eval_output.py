@@ -92,13 +92,18 @@ def _show_one(console: Console, evaluation: Evaluation) -> None:
             f"{videos.without_face} (as wrong: top-1 {videos.top1_of_all:.1%})",
             highlight=False,
         )
+    found = evaluation.found_faces
+    for sentence in () if found is None else found.told():
+        console.print(sentence, highlight=False)
     table = Table()
     table.add_column("class")
-    for column in ("precision", "recall", "F1", "AUC", "AP", evaluation.unit):
+    for column in ("precision", "recall", "F1", "AUC", "AP", evaluation.unit, *(() if found is None else ("found",))):
         table.add_column(column, justify="right")
     for name, row in evaluation.per_class.items():
         areas = ("" if value is None else f"{value:.3f}" for value in (row.auc, row.average_precision))
-        table.add_row(name, *(f"{v:.1%}" for v in (row.precision, row.recall, row.f1)), *areas, str(row.support))
+        shares = () if found is None else (f"{found.found_share[name]:.1%}" if name in found.found_share else "",)
+        rates = (f"{v:.1%}" for v in (row.precision, row.recall, row.f1))
+        table.add_row(name, *rates, *areas, str(row.support), *shares)
     console.print(table)
     confusion = Table(title="rows: true class, columns: predicted", title_justify="left")
     confusion.add_column("")
@@ -142,6 +147,12 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
             "top-1, no duplicates",
             *("" if d is None else figure_of(d.metrics.top1, True, d.metrics.top1_interval) for d in clean),
         )
+    located = [one.found_faces for one in comparison.models.values()]
+    if any(one is not None for one in located):
+        table.add_row(
+            "as the data set cuts them", *("" if one is None else f"{one.top1_as_given:.1%}" for one in located)
+        )
+        table.add_row("faces found", *("" if one is None else f"{one.found:,} of {one.pictures:,}" for one in located))
     table.add_row("ran on", *(f"{one.backend} {one.precision}" for one in comparison.models.values()))
     console.print(table)
     pairs = Table(title=f"against {comparison.comparisons[0].reference}", title_justify="left")

@@ -13,6 +13,7 @@ from edge_fer.core.spec import DetectorSpec
 from edge_fer.data.calibration_set import CalibrationSet
 from edge_fer.data.samples import Image
 from edge_fer.runtime.detectors.pyramid_input import picture_into
+from edge_fer.runtime.preprocess import to_bgr
 
 BATCH = 4
 
@@ -34,15 +35,11 @@ def canary_picture(size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     return canvas[None]
 
 
-def as_bgr(image: Image) -> NDArray[np.uint8]:
-    return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
-
-
 def picture_batch(images: Sequence[Image], spec: DetectorSpec) -> NDArray[np.float32]:
     """Pictures of any size -> float32 (n, 1, H, W), letterboxed as the loop does it."""
     batch = np.empty((len(images), *spec.input_shape), np.float32)
     for row, image in zip(batch, images, strict=True):
-        picture_into(row, as_bgr(image), spec)
+        picture_into(row, to_bgr(image), spec)
     return batch
 
 

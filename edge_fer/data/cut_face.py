@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.core.errors import BadInputError, UsageError
-from edge_fer.core.faces import EYES_APART, Faces, iou
+from edge_fer.core.faces import EYES_APART, Faces, iou, most_prominent
 from edge_fer.data.prepare_recipe import PrepareRecipe
 from edge_fer.data.quality import UNREADABLE, find_anomaly
 from edge_fer.data.readers.base import FacesBy, Record, box_pixels
 from edge_fer.data.samples import Image
 from edge_fer.runtime.detectors.base import FaceDetector
-from edge_fer.runtime.preprocess import levelling, resize, square_around
+from edge_fer.runtime.preprocess import levelling, resize, square_around, to_bgr
 
 NO_FACE, ANOTHER_FACE, PROFILE = "no face", "no face at the box", "eyes not apart"
 CANVASES_PX = (320, 640)
@@ -82,7 +82,7 @@ class FaceSeeker:
 
     def find(self, image: Image, box_xyxy: NDArray[np.float32] | None) -> Found | None:
         """``None`` when there is none, or none at the given box."""
-        bgr = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
+        bgr = to_bgr(image)
         for side in CANVASES_PX:
             faces = self._look(bgr, side)
             best = _choose(faces, box_xyxy)
@@ -152,14 +152,11 @@ def _numbered(faces: Faces, number: int) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def _choose(faces: Faces, box_xyxy: NDArray[np.float32] | None, least: float = SAME_FACE) -> int | None:
-    if len(faces) == 0:
-        return None
-    if box_xyxy is not None:
-        overlap = iou(box_xyxy[None], faces.boxes_xyxy)[0]
-        best = int(overlap.argmax())
-        return best if overlap[best] >= least else None
-    areas = (faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]).prod(axis=1)
-    return int((areas * faces.scores).argmax())
+    if box_xyxy is None or len(faces) == 0:
+        return most_prominent(faces)
+    overlap = iou(box_xyxy[None], faces.boxes_xyxy)[0]
+    best = int(overlap.argmax())
+    return best if overlap[best] >= least else None
 
 
 class FaceCutter:

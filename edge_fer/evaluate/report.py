@@ -14,6 +14,7 @@ from edge_fer.core.files import atomic_file, read_validated
 from edge_fer.core.spec import Frozen
 from edge_fer.evaluate.compare import ModelComparison
 from edge_fer.evaluate.curves import PrecisionRecall
+from edge_fer.evaluate.found_faces import FoundFaces
 from edge_fer.evaluate.metrics import Metrics
 from edge_fer.evaluate.score import Deduplicated
 from edge_fer.evaluate.videos import Videos
@@ -44,6 +45,7 @@ class Evaluation(Metrics):
         curves: precision against recall, by class that occurs.
         deduplicated: without near-duplicates of other splits; ``None`` when no audit was given.
         videos: each of them, when that is what was evaluated.
+        found_faces: what finding and cutting the faces cost, when a detector did so; all other figures are of its cuts.
     """
 
     kind: Literal["edge-fer-evaluation"] = "edge-fer-evaluation"
@@ -60,6 +62,7 @@ class Evaluation(Metrics):
     curves: dict[str, PrecisionRecall] = Field(default_factory=dict)
     deduplicated: Deduplicated | None = None
     videos: Videos | None = None
+    found_faces: FoundFaces | None = None
 
 
 class Comparison(Frozen):

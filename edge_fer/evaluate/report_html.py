@@ -181,6 +181,8 @@ def _model(name: str, one: Evaluation, figures: bytes, mistakes: bytes | None) -
         )
     if one.videos is not None:
         parts.append(_videos(one))
+    if one.found_faces is not None:
+        parts += [f"<p>{escape(sentence)}</p>" for sentence in one.found_faces.told()]
     parts.append(_picture(figures, f"Confusion, classes, reliability, confidence, curves and intervals of {name}"))
     if mistakes is not None:
         parts.append(

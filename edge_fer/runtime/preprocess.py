@@ -10,7 +10,16 @@ from edge_fer.core.faces import square_around
 from edge_fer.core.spec import PreprocessSpec
 from edge_fer.runtime.scratch import Scratch
 
-__all__ = ["FaceCropper", "face_pixels", "levelling", "normalise_into", "resize", "square_around", "to_colour"]
+__all__ = [
+    "FaceCropper",
+    "face_pixels",
+    "levelling",
+    "normalise_into",
+    "resize",
+    "square_around",
+    "to_bgr",
+    "to_colour",
+]
 
 
 def to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
@@ -19,6 +28,11 @@ def to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
         return image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), dtype=np.uint8)
     code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
     return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+
+
+def to_bgr(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) grey or (H, W, 3) BGR -> (H, W, 3) BGR, as frames are."""
+    return image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
 
 
 def resize(image: NDArray[np.uint8], size_hw: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
