@@ -46,11 +46,6 @@ def overall_scores(pipeline: Pipeline, labels: tuple[str, ...]) -> dict[str, flo
     return {labels[i]: float(mean[i]) for i in mean.argsort()[::-1]}
 
 
-def unread(pipeline: Pipeline, source: FrameSource) -> int:
-    """Frames that a file announces and that never came, because they cannot be decoded; 0 for all other sources."""
-    return int(getattr(source, "undecoded", 0)) if pipeline.stats.exhausted else 0
-
-
 def summary_record(
     pipeline: Pipeline,
     manifest: EngineManifest,
@@ -60,7 +55,11 @@ def summary_record(
     threads: int,
     failure: EdgeFerError | None = None,
 ) -> dict[str, Any]:
-    """The summary as plain values; times in milliseconds. ``frames_in`` = ``frames`` + ``dropped`` + ``failed``."""
+    """The summary as plain values; times in milliseconds.
+
+    ``frames_in`` = ``frames`` + ``dropped`` + ``failed``. ``frames_unread`` are none of these: frames that a file
+    announces, and pictures of a folder, that could not be decoded; ``pictures_unread`` names the latter.
+    """
     stats, overall = pipeline.stats, overall_scores(pipeline, manifest.classifier.labels)
     return {
         "model": manifest.model.name,
@@ -72,7 +71,8 @@ def summary_record(
         "complete": failure is None,
         "error": None if failure is None else failure.message,
         "frames_in": stats.frames_in,
-        "frames_unread": unread(pipeline, source),
+        "frames_unread": getattr(source, "unread", 0),
+        "pictures_unread": list(getattr(source, "unreadable", ())),
         "frames": stats.frames,
         "frames_with_faces": stats.frames_with_faces,
         "faces": stats.faces,
@@ -139,11 +139,8 @@ def print_summary(console: Console, pipeline: Pipeline, source: FrameSource, lab
         console.print(f"{stats.retries} attempts of detector or engine were repeated.", highlight=False)
     if away := getattr(source, "reconnections", 0):
         console.print(f"The source went away and came back {away} time{'s' * (away > 1)}.", highlight=False)
-    if missing := unread(pipeline, source):
-        console.print(
-            f"[yellow]The file announces {source.info.frames} frames; {missing} of them could not be decoded.[/]",
-            highlight=False,
-        )
+    if loss := getattr(source, "loss", ""):
+        console.print(loss, style="yellow", markup=False, highlight=False)
     if (flicker := pipeline.tracker.flicker_per_minute()) is not None:
         console.print(
             f"The whole picture was searched {stats.detections} times; labels changed {flicker:.1f} times a minute of "

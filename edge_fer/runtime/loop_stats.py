@@ -16,7 +16,7 @@ class LoopStats:
 
     Every frame of the source, ``frames_in`` of them, is counted once: ``frames`` were labelled, ``dropped`` came too
     late, for ``failed`` the detector or the engine broke. ``retries``: attempts that were repeated on the frame of a
-    source that can wait. ``exhausted``: the source came to its end by itself. ``copies``: of frames, on a GPU.
+    source that can wait. ``copies``: of frames, on a GPU.
     """
 
     frames_in: int = 0
@@ -30,7 +30,6 @@ class LoopStats:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     first_label_ms: float | None = None
-    exhausted: bool = False
     copies: Copies | None = None
     age: Reservoir = field(default_factory=Reservoir)
     stages: dict[str, Reservoir] = field(default_factory=lambda: {name: Reservoir() for name in STAGES})

@@ -219,7 +219,6 @@ class Pipeline:
                 except queue.Empty:
                     continue
                 if (frame := self._read()) is None:
-                    self.stats.exhausted = not self._stopping
                     break
                 try:
                     began, tracks = time.perf_counter(), self._find(frame)

@@ -346,6 +346,37 @@ def test_a_film_that_ends_long_before_its_length_is_told(tmp_path: Path, demo: l
     assert "could not be decoded" in found.output
 
 
+def test_a_film_trimmed_without_being_encoded_anew_is_no_damage(tmp_path: Path) -> None:
+    """Its edit list hides pictures that the container's number of frames counts."""
+    data = bytearray(DEMO.read_bytes())
+    length_at, units_at = data.index(b"elst") + 12, data.index(b"mvhd") + 16
+    (length,) = struct.unpack(">I", data[length_at : length_at + 4])
+    (units,) = struct.unpack(">I", data[units_at : units_at + 4])
+    data[length_at : length_at + 4] = struct.pack(">I", length - 3 * units)
+    film = tmp_path / "film.mp4"
+    film.write_bytes(data)
+    assert announced(film) == 300, "otherwise there is nothing to be misled by"
+    found = run(tmp_path, "--source", str(film))
+    assert found.error is None
+    assert (found.summary["frames"], found.summary["frames_unread"]) == (210, 0)
+    assert "announces" not in found.output
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_and_not_called_dropped(tmp_path: Path, demo: list[Picture]) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "c.png"):
+        cv2.imwrite(str(pictures / name), demo[0])
+    (pictures / "b.png").write_bytes(b"half a pict")
+    found = run(tmp_path, "--source", str(pictures))
+    assert found.error is None
+    told = found.summary
+    assert (told["frames"], told["dropped"], told["frames_unread"]) == (2, 0, 1)
+    assert told["pictures_unread"] == ["b.png"]
+    assert found.adds_up
+    assert "1 of 3 pictures could not be decoded: b.png." in found.output
+
+
 class Stumbling:
     """A real engine that throws at chosen calls."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ import cv2
 import numpy as np
 import pytest
 from obedient_parts import FixedFaces
+from typer.testing import CliRunner
 from video_bytes import with_index_first
 
+from edge_fer.cli.main import app
 from edge_fer.cli.run import DEMO
 from edge_fer.core.engine import Engine
+from edge_fer.core.errors import SourceError
 from edge_fer.runtime.pipeline import Pipeline
 from edge_fer.runtime.results import FrameResult, StopRun
 from edge_fer.runtime.sources import stream
@@ -24,7 +28,8 @@ from edge_fer.runtime.sources.video_file import VideoFile
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``/clip.mp4``, a finished video, and ``/camera``, MJPEG for as long as ``gate`` is set."""
+    """Serves ``/clip.mp4``, a finished video, ``/cut.mp4``, of which half is sent, and ``/camera``, MJPEG for as
+    long as ``gate`` is set."""
 
     daemon_threads = True
 
@@ -48,11 +53,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         try:
-            if self.path == "/clip.mp4":
+            if self.path in ("/clip.mp4", "/cut.mp4"):
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(server.clip)))
                 self.end_headers()
-                self.wfile.write(server.clip)
+                self.wfile.write(server.clip[: len(server.clip) // (2 if self.path == "/cut.mp4" else 1)])
             elif not server.present.is_set():
                 self.send_error(503)
             else:
@@ -95,6 +100,17 @@ def test_a_file_behind_a_url_is_read_once_and_whole(server: Server) -> None:
     assert indices == list(range(source.info.frames or 0))
     assert len(indices) == 300
     assert source.dropped == 0
+
+
+def test_a_film_that_its_server_cuts_is_told_as_broken_behind_what_came(server: Server) -> None:
+    options = ("--no-show", "--detector", "none", "--backend", "onnxruntime", "--json")
+    done = CliRunner().invoke(app, ["run", "--source", server.url("/cut.mp4"), *options])
+    assert isinstance(done.exception, SourceError)
+    assert "of the 10.0 s that it announces" in done.exception.message
+    told = json.loads(done.stdout)
+    assert told["complete"] is False
+    assert 100 < told["frames"] < 200
+    assert 290 <= told["frames"] + told["frames_unread"] <= 310, "of a network's film only times are known"
 
 
 def test_a_stream_that_falls_silent_is_opened_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,15 +19,20 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp", ".tif", ".tiff"}
 PACE_S = 1.0
 LAST_S = 3.0
 """How long a picture is shown where people look on; the last one longer."""
+NAMED = 5
+"""So many of the pictures that could not be decoded are named in a summary; each was told when it was met."""
 
 
 class Images:
     """Each picture is one frame; sizes may differ. ``time_ms`` counts one second a picture.
 
-    A picture among others that cannot be read is told, counted as dropped, and passed over.
+    A picture among others that cannot be read is told and passed over.
 
     Args:
         paced: hand them out one a second, for showing to people.
+
+    Attributes:
+        unreadable: names of the pictures that were passed over so far.
     """
 
     def __init__(self, paths: list[Path], description: str, *, paced: bool = False) -> None:
@@ -38,6 +43,7 @@ class Images:
         self._paths, self._pace_s = paths, PACE_S if paced else 0.0
         self._next, self._due = 0, 0.0
         self.dropped, self.waiting = 0, False
+        self.unreadable: list[str] = []
         self.on_state: Callable[[str], None] = lambda _state: None
         self._told = False
         height, width = self._first_of(paths).shape[:2]
@@ -46,6 +52,20 @@ class Images:
     @property
     def info(self) -> SourceInfo:
         return self._info
+
+    @property
+    def unread(self) -> int:
+        """Pictures that were passed over so far."""
+        return len(self.unreadable)
+
+    @property
+    def loss(self) -> str:
+        """A sentence about the pictures that were passed over; empty when none was."""
+        if not self.unreadable:
+            return ""
+        more = self.unread - NAMED
+        named = ", ".join(self.unreadable[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        return f"{self.unread} of {len(self._paths)} pictures could not be decoded: {named}."
 
     def _first_of(self, paths: list[Path]) -> NDArray[np.uint8]:
         """The first picture that can be read; when none can, the first one's error."""
@@ -65,7 +85,7 @@ class Images:
             try:
                 image = read_picture(self._paths[index])
             except BadInputError as error:
-                self.dropped += 1
+                self.unreadable.append(self._paths[index].name)
                 self._told = True
                 self.on_state(f"{error.message.rstrip('.')}; passed over")
                 continue

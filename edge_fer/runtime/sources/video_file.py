@@ -17,7 +17,7 @@ import numpy as np
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
-from edge_fer.runtime.sources.container import check_container, counts_frames
+from edge_fer.runtime.sources.container import check_container, counts_frames, shown_part
 
 AHEAD = 2
 """Decoded frames that may wait before a loop. More would only hide a slow consumer for longer."""
@@ -37,7 +37,7 @@ class VideoFile:
         ahead: decoded frames that may wait.
 
     Attributes:
-        undecoded: frames that the file announces and that never came, known at its end.
+        unread: frames that the file announces and that never came, known at its end.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class VideoFile:
         capture = open_media(str(path))
         if capture is None:
             raise SourceError(f"{path} is not a video that OpenCV can decode.")
-        self._start(capture, str(path), path.name, pool_size, paced, memory, counted=counts_frames(path), ahead=ahead)
+        part = shown_part(path)
+        counted = counts_frames(path)
+        self._start(capture, str(path), path.name, pool_size, paced, memory, counted=counted, shown=part, ahead=ahead)
 
     @classmethod
     def of_capture(
@@ -67,9 +69,12 @@ class VideoFile:
         paced: bool = False,
         memory: PictureMemory | None = None,
     ) -> VideoFile:
-        """A file that lies elsewhere (a finished video behind a URL), already opened."""
+        """A file that lies elsewhere (a finished video behind a URL), already opened.
+
+        Where its frames end before its length does, ``read`` raises a SourceError instead of telling an end.
+        """
         source = cls.__new__(cls)
-        source._start(capture, name, name, pool_size, paced, memory, counted=False)
+        source._start(capture, name, name, pool_size, paced, memory, counted=False, remote=True)
         return source
 
     def _start(
@@ -82,17 +87,23 @@ class VideoFile:
         memory: PictureMemory | None,
         *,
         counted: bool,
+        shown: float = 1.0,
+        remote: bool = False,
         ahead: int = AHEAD,
     ) -> None:
-        self._path, self._paced, self._counted = name, paced, counted
-        self.undecoded = 0
+        self._path, self._paced, self._remote = name, paced, remote
+        self.unread = 0
         self._capture: cv2.VideoCapture | None = capture
         width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         fps = float(capture.get(cv2.CAP_PROP_FPS))
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        if abs(part := round(count * shown) - count) > 1:
+            # A length again, if a better one: at which frames an edit begins and ends is for the decoder to say.
+            count, counted = count + part, False
+        self._counted = counted
         fps = fps if 0 < fps < 1000 else 0.0
-        self._info = SourceInfo(description, width, height, fps, live=False, frames=count if count > 0 else None)
+        self._info = SourceInfo(description, width, height, fps, live=False, frames=count or None)
         self._pool = FramePool(pool_size + ahead + 1, memory)
         self._ready: queue.Queue[Frame | BaseException | None] = queue.Queue(ahead)
         self._stop = threading.Event()
@@ -139,8 +150,8 @@ class VideoFile:
                 index, spoilt = index + 1, spoilt + 1
                 continue
             if not grabbed:
-                self.undecoded = self._missing(index - spoilt, passed, time_ms)
-                self._hand_over(None if index else SourceError(f"{self._path} holds no frame that can be decoded."))
+                self.unread, cut = self._missing(index - spoilt, passed, time_ms)
+                self._hand_over(self._end(index - spoilt, cut, time_ms))
                 return
             passed, spoilt = passed + spoilt, 0
             frame.hold(np.asarray(image, dtype=np.uint8))
@@ -158,16 +169,39 @@ class VideoFile:
             return max(0.0, stamp_ms)
         return stamp_ms if stamp_ms > before_ms else before_ms + 1000 / (self._info.fps or NOMINAL_FPS)
 
-    def _missing(self, index: int, passed: int, last_ms: float) -> int:
+    def _missing(self, index: int, passed: int, last_ms: float) -> tuple[int, bool]:
         """Frames that were announced and did not come: ``passed`` ones before the last, which had the number before
-        ``index``, and those after it."""
+        ``index``, and those after it; and whether there are any of these."""
         after = max(0, (self._info.frames or 0) - index)
         if not self._counted and after:
             # The number is a length times a rate, of which neither need be that of the pictures; times can be trusted.
             length_s = (self._info.frames or 0) / (self._info.fps or NOMINAL_FPS)
             left_s = length_s - last_ms / 1000
             after = min(after, round(left_s * (self._info.fps or NOMINAL_FPS))) if left_s > TAIL_S else 0
-        return passed + after
+        return passed + after, after > 0
+
+    def _end(self, frames: int, cut: bool, last_ms: float) -> SourceError | None:
+        """What is handed over behind the last frame."""
+        if not frames:
+            return SourceError(f"{self._path} holds no frame that can be decoded.")
+        if not (self._remote and cut):
+            return None
+        length_s = (self._info.frames or 0) / (self._info.fps or NOMINAL_FPS)
+        return SourceError(
+            f"{self._path} ended at {last_ms / 1000:.1f} s of the {length_s:.1f} s that it announces: the connection "
+            "was cut, or the file holds no more pictures.",
+            # Only the container itself tells which: a trimmed film announces the pictures that it does not show.
+            fix="Fetch the file first, as with curl -O, and run on that.",
+        )
+
+    @property
+    def loss(self) -> str:
+        """A sentence about the frames that never came; empty when all did."""
+        if not self.unread:
+            return ""
+        why = "did not come" if self._remote else "could not be decoded"
+        about = "" if self._counted else "about "
+        return f"The file announces {self._info.frames} frames; {about}{self.unread} of them {why}."
 
     def _hand_over(self, item: Frame | BaseException | None) -> None:
         while not self._stop.is_set():
