@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_fer.core.errors import BadInputError, DeviceError, UsageError
-from edge_fer.core.files import check_writable, describe_os_error, sha256_file
+from edge_fer.core.files import check_writable, describe_os_error, put_in_place, sha256_file
 
 CHUNK = 1 << 16
 TIMEOUT_S = 30.0
@@ -162,7 +162,7 @@ def download(
                     fix=instead,
                 )
             part.close()
-            Path(part.name).replace(path)
+            put_in_place(Path(part.name), path)
         # URLError, time-outs and broken connections are OSErrors; answers that are not HTTP, or end early, are not.
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error

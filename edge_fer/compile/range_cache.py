@@ -23,7 +23,7 @@ from edge_fer.compile.calibrate import DEFAULT_METHOD, Calibration, Progress, ca
 from edge_fer.compile.graph import Graph, model_hash
 from edge_fer.compile.plan import plan_quantisation
 from edge_fer.core.errors import CalibrationError, DeviceError
-from edge_fer.core.files import atomic_file, read_validated
+from edge_fer.core.files import atomic_file, locked, read_validated
 from edge_fer.core.spec import Frozen, PreprocessSpec
 from edge_fer.data.calibration_set import CalibrationSet
 
@@ -126,12 +126,14 @@ class RangeCache:
             DeviceError: the file cannot be written.
         """
         entry = make_entry(calibration, preprocess)
-        entries = {key: kept for key, kept in self.entries().items() if key != key_of(entry)}
-        entries[key_of(entry)] = entry
-        newest = dict(list(entries.items())[-LIMIT:])
-        with atomic_file(self.path) as temporary:
-            text = json.dumps(RangeFile(entries=newest).model_dump(mode="json"), indent=1)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        # What another process stores between reading and writing would be lost.
+        with locked(self.path):
+            entries = {key: kept for key, kept in self.entries().items() if key != key_of(entry)}
+            entries[key_of(entry)] = entry
+            newest = dict(list(entries.items())[-LIMIT:])
+            with atomic_file(self.path) as temporary:
+                text = json.dumps(RangeFile(entries=newest).model_dump(mode="json"), indent=1)
+                temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def calibrate_or_recall(

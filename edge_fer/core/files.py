@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -102,9 +102,141 @@ def check_out_folder(out: Path) -> None:
         )
 
 
+MOST_SYNCED = 256
+"""Files of a folder that are brought to the disk one by one; more of them, and the whole system's are at once."""
+SWAPS = 8
+"""Attempts to put a folder into a place where other processes put theirs."""
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk: after a power cut it would be empty under its
+    final name. Costs milliseconds to seconds; never for each frame.
+
+    Raises:
+        OSError: the disk is full, or broken. Systems and file systems that cannot do it (folders on Windows, some
+            network drives) are left as they are.
+    """
+    if sys.platform == "win32" and path.is_dir():
+        return
+    try:
+        # Windows brings only to the disk what it may write to.
+        handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _tree_to_disk(folder: Path) -> None:
+    """All files and folders below, and the folder itself."""
+    found = list(folder.rglob("*"))
+    if len(found) > MOST_SYNCED and hasattr(os, "sync"):
+        os.sync()  # one by one, the faces of a data set would take a quarter of an hour on a slow disk
+        return
+    for path in (*found, folder):
+        if not path.is_symlink():
+            to_disk(path)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, once its bytes are on the disk; whatever happens, the name has a whole file.
+
+    Raises:
+        OSError: no space, no permission, or no such folder.
+    """
+    to_disk(temporary)
+    temporary.replace(path)
+    to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes that lock the same ``path`` out, by a hidden file beside it that is gone afterwards.
+
+    The system lets go of the lock when its process ends, however it ends. On a file system without locks nobody is
+    kept out.
+
+    Args:
+        path: the file or folder that is worked on; it need not exist.
+        wait: for the other one to end; otherwise yield ``False`` at once, and hold nothing.
+
+    Raises:
+        DeviceError, BadInputError: the file cannot be made.
+    """
+    place = path.absolute().with_name(f".{path.absolute().name}.lock")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock(place, wait=wait)
+    except OSError as error:
+        raise describe_os_error(error, place) from error
+    if file is None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if sys.platform == "win32":
+            file.close()  # an open file cannot be removed there; somebody else may have it by then
+        with contextlib.suppress(OSError):
+            place.unlink()
+        file.close()
+
+
+def _lock(place: Path, *, wait: bool) -> BinaryIO | None:
+    """The opened and locked file; ``None``: somebody else has it."""
+    while True:
+        file = place.open("ab")
+        try:
+            if not _hold(file, wait=wait):
+                file.close()
+                return None
+            # Whoever had it before has removed it: then others would lock another file than this one.
+            if place.exists() and os.path.samestat(os.fstat(file.fileno()), place.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _hold(file: BinaryIO, *, wait: bool) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            try:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                # LK_LOCK gives up after ten seconds.
+                if error.errno not in (errno.EACCES, errno.EDEADLK):
+                    raise
+                if not wait:
+                    return False
+            else:
+                return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+    return True
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its name on success and vanishes on any error.
+    """Yield a temporary path beside ``path`` that takes its name on success, and vanishes on any error.
 
     The suffix is kept, because writers choose their format by it.
     """
@@ -117,7 +249,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         fresh.touch(exist_ok=False)
         temporary = fresh
         yield temporary
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise describe_os_error(error, path) from error
     finally:
@@ -136,25 +268,39 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         fresh.mkdir()
         temporary = fresh
         yield temporary
-        if path.exists():
-            retired = path.parent / f".{path.name}.old.{secrets.token_hex(4)}"
-            retired.mkdir()
-            old = retired / path.name
+        _tree_to_disk(temporary)
+        for left in reversed(range(SWAPS)):
             try:
-                path.replace(old)
-                temporary.replace(path)
-            finally:
-                # Whatever came between the two, Ctrl-C included, the old one goes only when the new one is there.
-                if old.exists() and not path.exists():
-                    old.replace(path)
-                shutil.rmtree(retired, ignore_errors=True)
-        else:
-            temporary.replace(path)
+                _swap(temporary, path)
+                break
+            except OSError:
+                # Another process may have put its folder there, or taken it away, since it was looked at.
+                if not left or not temporary.exists():
+                    raise
+        to_disk(path.parent)
     except OSError as error:
         raise describe_os_error(error, path) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """One attempt to give a folder its name, whatever has it now."""
+    if not path.exists():
+        temporary.replace(path)
+        return
+    retired = path.parent / f".{path.name}.old.{secrets.token_hex(4)}"
+    retired.mkdir()
+    old = retired / path.name
+    try:
+        path.replace(old)
+        temporary.replace(path)
+    finally:
+        # Whatever came between the two, Ctrl-C included, the old one goes only when the new one is there.
+        if old.exists() and not path.exists():
+            old.replace(path)
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def inside(folder: Path, name: str) -> Path:

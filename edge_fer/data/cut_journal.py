@@ -117,7 +117,7 @@ class Journal:
         if len(whole) < len(raw):
             with self._path.open("r+b") as file:
                 file.truncate(len(whole))
-        self.done = {item.key: item for item in outcomes if not item.file or (folder / item.file).is_file()}
+        self.done = {item.key: item for item in outcomes if not item.file or _whole(folder / item.file)}
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         try:
@@ -282,6 +282,12 @@ def _cut(cutter: FaceCutter, recipe: PrepareRecipe, folder: Path, job: Job) -> O
         score=None if found is None else round(found.score, 4),
         faces=0 if found is None else found.faces,
     )
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is there; a power cut may leave an empty one, because faces are not brought to the disk one by
+    one."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _numbers(array: NDArray[np.float32]) -> tuple[float, ...]:

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from edge_fer import __version__
-from edge_fer.core.errors import BadInputError, UsageError
-from edge_fer.core.files import atomic_folder, check_out_folder, sha256_file
+from edge_fer.core.errors import BadInputError, DeviceError, UsageError
+from edge_fer.core.files import atomic_folder, check_out_folder, locked, sha256_file
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.data.class_folders import read_image
 from edge_fer.data.cut_journal import JOURNAL, Job, Outcome, cut_all
@@ -113,9 +113,27 @@ def prepare(
 
     Raises:
         UsageError: ``out`` or ``<out>.partial`` exists and is something else.
+        DeviceError: another process prepares the same ``out``.
         EdgeFerError: what reading, cutting and writing raise.
     """
     check_out_folder(out)
+    with locked(out, wait=False) as ours:
+        if not ours:
+            raise DeviceError(
+                f"Another edge-fer data prepare is at work on {out}.", fix="Wait for it, or give another --out."
+            )
+        return _prepare(recipe, collected, out, workers=workers, fresh=fresh, progress=progress)
+
+
+def _prepare(
+    recipe: PrepareRecipe,
+    collected: Collected,
+    out: Path,
+    *,
+    workers: int,
+    fresh: bool,
+    progress: Progress | None,
+) -> PreparedSummary:
     work_key, key = _keys(recipe, collected.jobs, progress)
     if out.exists() and not _replaceable(out, key, fresh):
         return read_summary(out)

@@ -377,6 +377,17 @@ def test_a_picture_that_cannot_be_decoded_is_named_and_not_called_dropped(tmp_pa
     assert "1 of 3 pictures could not be decoded: b.png." in found.output
 
 
+def test_nothing_waits_for_the_disk_frame_by_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    counts = []
+    for frames in ("1", "5", "40"):  # the first one builds the engine
+        waits.clear()
+        run(tmp_path, "--demo", "--max-frames", frames, "--save", str(tmp_path / "out.mp4"))
+        counts.append(len(waits))
+    assert counts[1] == counts[2] > 0
+
+
 class Stumbling:
     """A real engine that throws at chosen calls."""
 

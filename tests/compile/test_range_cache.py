@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_networks import COMPACT
@@ -108,6 +109,19 @@ def test_only_the_newest_entries_are_kept(cache, known, monkeypatch):
         other = known[1].model_copy(update={"data_sha256": f"{number:064d}"})
         cache.store(other, COMPACT.preprocess)
     assert [entry.calibration.data_sha256[-1] for entry in cache.entries().values()] == ["2", "3", "4"]
+
+
+def test_two_that_store_at_once_lose_nothing_of_each_other(cache, known):
+    """The lock is a file's, opened anew by each: threads are to it what processes are."""
+
+    def store(number):
+        other = known[1].model_copy(update={"data_sha256": f"{number:064d}"})
+        RangeCache(cache.path).store(other, COMPACT.preprocess)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store, range(16)))
+    assert len(cache.entries()) == 17
+    assert [path.name for path in cache.path.parent.iterdir()] == ["ranges.json"]
 
 
 def test_the_key_names_all_four(known):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from edge_fer.core import files
 from edge_fer.core.errors import BadInputError, BundleError, DeviceError
-from edge_fer.core.files import atomic_file, atomic_folder, check_writable, inside
+from edge_fer.core.files import atomic_file, atomic_folder, check_writable, inside, locked
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -115,6 +117,70 @@ def test_an_interruption_between_the_two_steps_leaves_the_old_folder(
         (temporary / "new.txt").write_text("new")
     assert (target / "old.txt").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_many_that_put_a_folder_into_one_place_all_succeed_and_one_is_whole(tmp_path: Path) -> None:
+    """As two runs that build the same engine on a new machine."""
+    target = tmp_path / "engine"
+
+    def put(number: int) -> None:
+        with atomic_folder(target) as temporary:
+            (temporary / "a.txt").write_text(str(number))
+            (temporary / "b.txt").write_text(str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(40)))
+    assert (target / "a.txt").read_text() == (target / "b.txt").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["engine"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what an open file is called")
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        told.append(Path(f"/dev/fd/{handle}").resolve().name.partition(".")[2] or "folder")
+        fsync(handle)
+
+    def renamed(self: Path, goal: Path) -> Path:
+        told.append("rename")
+        return replace(self, goal)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with atomic_file(tmp_path / "manifest.json") as temporary:
+        temporary.write_text("{}")
+    assert len(told) == 3
+    assert told[0].endswith(".json")
+    assert told[1:] == ["rename", "folder"]
+    told.clear()
+    with atomic_folder(tmp_path / "bundle") as folder:
+        (folder / "weights.onnx").write_bytes(b"x")
+    assert told.index("onnx") < told.index("rename") < len(told) - 1
+    assert told[-1] == "folder"
+
+
+def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> None:
+    holder = (
+        "import sys; from pathlib import Path; from edge_fer.core.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    place = tmp_path / "data"
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with locked(place, wait=False) as ours:
+            assert not ours
+        process.kill()
+    with locked(place, wait=False) as ours:
+        assert ours
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")

@@ -22,7 +22,8 @@ from skimage import data as photographs
 from typer.testing import CliRunner
 
 from edge_fer.cli.main import app
-from edge_fer.core.errors import BadInputError, EdgeFerError, UsageError
+from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError, UsageError
+from edge_fer.core.files import locked
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.data.audit import audit
 from edge_fer.data.audit import collect as collect_splits
@@ -66,6 +67,15 @@ def tree(tmp_path: Path) -> Path:
         for n in range(20):
             put(tmp_path / "faces" / name / f"{n:02d}.png", pattern(100 * index + n))
     return tmp_path / "faces"
+
+
+def test_a_second_process_at_the_same_work_is_told_and_breaks_nothing(tmp_path: Path, tree: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", [{"name": "faces", "path": str(tree), "faces": "whole"}])
+    command = ("--config", str(recipe), "--out", str(tmp_path / "out"), "--workers", "1")
+    with locked(tmp_path / "out"), pytest.raises(DeviceError, match="Another edge-fer data prepare is at work"):
+        run(*command, "--fresh")
+    run(*command)
+    assert not list(tmp_path.glob(".out*")), "the lock leaves nothing behind"
 
 
 def test_three_datasets_become_one_with_every_share_kept(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 
 from edge_fer.core.errors import BadInputError, DeviceError, EdgeFerError
-from edge_fer.core.files import LARGER, check_writable, describe_os_error
+from edge_fer.core.files import LARGER, check_writable, describe_os_error, put_in_place
 
 STDOUT = Path("-")
 NO_SPACE = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -110,4 +110,4 @@ def publish(temporary: Path, path: Path) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     temporary.chmod(0o666 & ~mask)
-    temporary.replace(path)
+    put_in_place(temporary, path)
