@@ -203,6 +203,7 @@ def run(
     from rich.console import Console
     from rich.markup import escape
 
+    from edge_fer.cli.interrupts import endings
     from edge_fer.cli.run_outputs import Outputs, Wanted
     from edge_fer.cli.run_summary import print_summary, summary_record
     from edge_fer.core.threads import usable_threads
@@ -274,7 +275,7 @@ def run(
                     frames, face_detector, runner, sinks, detect_every=every, smooth=smooth, stage=stage, on_state=tell
                 )
                 outputs.start(pipeline, frames, manifest, detector=detector_name, threads=engine_threads)
-                previous = {number: signal.getsignal(number) for number in _endings()}
+                previous = {number: signal.getsignal(number) for number in endings()}
                 for number in previous:
                     # The first signal ends the loop and finishes the files; the second one is not caught any more.
                     signal.signal(number, _ender(pipeline.stop))
@@ -325,16 +326,6 @@ def _ender(stop: Callable[[], None]) -> Callable[[int, object], None]:
         stop()
 
     return handle
-
-
-def _endings() -> list[int]:
-    """Ctrl-C, a polite request to end, and the terminal being closed, unless ``nohup`` asked to ignore that."""
-    import signal
-
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
-        return [signal.SIGINT, signal.SIGTERM]
-    return [signal.SIGINT, signal.SIGTERM, hangup]
 
 
 def _open_gpu(device: str) -> CudaLoop | None:

@@ -180,6 +180,22 @@ def test_an_interrupted_run_leaves_whole_files(tmp_path: Path, number: signal.Si
     assert "frame age" in output
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [getattr(signal, name, 0) for name in ("SIGINT", "SIGTERM", "SIGHUP")])
+def test_a_request_to_end_before_the_first_frame_is_one_sentence(number: signal.Signals) -> None:
+    """A server that takes the call and says nothing: FFmpeg waits for it, and hears no signal."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/film.mp4"
+        process = subprocess.Popen(
+            command("--source", address, *FAST), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        silent.settimeout(240)
+        with silent.accept()[0]:
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=240)
+    assert (process.returncode, output, errors) == (130, "", "edge-fer: interrupted.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 import cv2
@@ -38,3 +39,36 @@ def open_media(target: str, *, timeout_ms: int | None = None) -> cv2.VideoCaptur
     if timeout_ms is not None:
         settings += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
     return open_capture(target, cv2.CAP_FFMPEG, settings)
+
+
+def open_address(target: str, *, timeout_ms: int) -> cv2.VideoCapture | None:
+    """:func:`open_media` for what may be silent: a signal is heard while FFmpeg waits, which it lets nobody interrupt.
+
+    Raises:
+        KeyboardInterrupt: while it waited; what opens after all is let go.
+    """
+    opened: list[cv2.VideoCapture | BaseException | None] = []
+    given_up = threading.Event()
+
+    def connect() -> None:
+        try:
+            capture = open_media(target, timeout_ms=timeout_ms)
+            if capture is not None and given_up.is_set():
+                capture.release()
+            opened.append(capture)
+        except BaseException as error:  # raised where it is waited for
+            opened.append(error)
+
+    waiter = threading.Thread(target=connect, name="connect", daemon=True)
+    waiter.start()
+    try:
+        while waiter.is_alive():
+            # In steps: on Windows a wait without end hears no signal.
+            waiter.join(0.1)
+    except BaseException:
+        given_up.set()
+        raise
+    (found,) = opened
+    if isinstance(found, BaseException):
+        raise found
+    return found

@@ -6,7 +6,7 @@ import cv2
 
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import FrameSource, PictureMemory
-from edge_fer.runtime.sources.capture import open_media
+from edge_fer.runtime.sources.capture import open_address, open_media
 from edge_fer.runtime.sources.live import LOST_AFTER_S, LiveSource
 from edge_fer.runtime.sources.video_file import VideoFile
 
@@ -32,7 +32,7 @@ def open_stream(
         SourceError: nothing answers there, or it is no video.
     """
     shown = shown_url(url)
-    first = open_media(url, timeout_ms=TIMEOUT_MS)
+    first = open_address(url, timeout_ms=TIMEOUT_MS)
     if first is None:
         raise SourceError(f"stream {shown} cannot be opened.", fix="Check the address with: ffplay URL")
     if first.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
