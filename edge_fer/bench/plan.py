@@ -12,8 +12,10 @@ from pydantic import Field, ValidationError, model_validator
 from edge_fer.core.bundle import find_bundle
 from edge_fer.core.errors import UsageError
 from edge_fer.core.findings import findings
+from edge_fer.core.packages import require_package
 from edge_fer.core.settings_files import read_settings
 from edge_fer.core.spec import Frozen
+from edge_fer.models.registry import ARCHITECTURES
 
 Runtime = Literal[
     "torch",
@@ -152,8 +154,8 @@ def model_entry(text: str) -> ModelEntry:
     pixels (``resnet18@112``), whose weights are then untrained.
 
     Raises:
-        UsageError: the size is no number, or there is neither a bundle nor an architecture of that name, or no torch
-            to build one.
+        UsageError: the size is no number, or there is neither a bundle nor an architecture of that name.
+        MissingDependencyError: it is an architecture, and torch or onnx, which build it, are not installed.
     """
     arch, separator, size = text.partition("@")
     if not separator:
@@ -170,19 +172,14 @@ def model_entry(text: str) -> ModelEntry:
 
 
 def _check_architecture(name: str) -> None:
-    """Tell a typing error now, not in the table."""
-    try:
-        from edge_fer.models.registry import ARCHITECTURES
-    except ModuleNotFoundError:
-        raise UsageError(
-            f"--model: no folder or shipped model is called {name!r}, and architectures need torch.",
-            fix="pip install 'edge-fer[compile]'",
-        ) from None
+    """Tell a typing error, and that torch is missing, now and not in the table."""
     if name not in ARCHITECTURES:
         raise UsageError(
             f"--model: no folder, shipped model or architecture is called {name!r}.",
             fix=f"Architectures: {', '.join(sorted(ARCHITECTURES))}.",
         )
+    for package in ("torch", "onnx"):
+        require_package(package, extra="compile", purpose=f"building {name}")
 
 
 def changed(plan: Plan, changes: Mapping[str, object]) -> Plan:

@@ -28,9 +28,12 @@ def calibrate(
     from rich.table import Table
 
     from edge_fer.cli.output_files import check_outputs
+    from edge_fer.core.packages import require_package
     from edge_fer.data.calibration_set import open_calibration_set, write_list
 
     check_outputs({"--sheet": sheet, "--ids": ids}, sheet=".png")
+    if sheet is not None:
+        require_package("matplotlib", extra="report", purpose="the contact sheet (--sheet)")
     console = Console()
     found = open_calibration_set(faces)
     console.print(

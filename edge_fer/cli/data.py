@@ -95,6 +95,7 @@ def audit(
     _show_audit(console, report)
     if json is not None:
         write_audit(json, report)
+        console.print(f"everything: {json}", highlight=False, soft_wrap=True)
     if png is not None and not found:
         console.print(f"There are no twins to draw, so {png} was not written.", highlight=False)
     elif png is not None:
@@ -113,19 +114,24 @@ def stats(
     from rich.console import Console
 
     from edge_fer.core.files import atomic_file
+    from edge_fer.core.packages import require_package
     from edge_fer.data.class_distribution import distribution_of, plot_distribution
     from edge_fer.data.readers.registry import split_format
 
     check_outputs({"--json": json, "--png": png}, png=".png")
+    if png is not None:
+        require_package("matplotlib", extra="report", purpose="the picture of the distribution (--png)")
     console = Console()
     found = distribution_of(data)
     _show_distribution(console, found)
     if png is not None:
         plot_distribution(png, found, ", ".join(split_format(path)[1].resolve().name for path in data))
+        console.print(f"picture: {png}", highlight=False, soft_wrap=True)
     if json is not None:
         rows = [{"split": share.split, "source": share.source, "counts": share.counts} for share in found.shares]
         with atomic_file(json) as temporary:
             temporary.write_text(dumps(rows, indent=1) + "\n", encoding="utf-8")
+        console.print(f"counts: {json}", highlight=False, soft_wrap=True)
 
 
 class _Bar:
@@ -185,7 +191,7 @@ def _show_prepared(console: Console, out: Path, summary: PreparedSummary) -> Non
 
 
 def _show_audit(console: Console, report: AuditReport) -> None:
-    names = ("pictures", "in another split too", "copies within", "with another label", "unreadable")
+    names = ("pictures", "in another split too", "copies within", "copies within, other label", "unreadable")
     table = _table(f"Twins in {report.source}", ("split", False), *((name, True) for name in names))
     for name, split in report.splits.items():
         share = f"{split.leaked} ({split.leaked / split.pictures:.1%})" if split.pictures else "0"
@@ -200,9 +206,15 @@ def _show_audit(console: Console, report: AuditReport) -> None:
     console.print(
         f"{len(report.twins)} pairs: " + ", ".join(f"{kind} {count}" for kind, count in kinds.items()), highlight=False
     )
-    contradicting = sum(twin.a.split != twin.b.split and twin.a.label != twin.b.label for twin in report.twins)
-    if contradicting:
-        console.print(f"{contradicting} pairs between splits have different labels.", highlight=False)
+    different = [twin for twin in report.twins if twin.a.label != twin.b.label]
+    if different:
+        within = sum(twin.a.split == twin.b.split for twin in different)
+        pictures = sum(split.conflicting for split in report.splits.values())
+        console.print(
+            f"different labels: {len(different)} pairs, {within} within a split ({pictures} pictures), "
+            f"{len(different) - within} between splits",
+            highlight=False,
+        )
 
 
 def _show_distribution(console: Console, found: Distribution) -> None:

@@ -1,4 +1,7 @@
-"""Architectures by name. A new one is one file and one line here."""
+"""Architectures by name. A new one is one file and one line here.
+
+Only building one needs torch: without it a name that exists is told from one that does not.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from edge_fer.core.errors import CheckpointError, UsageError
 from edge_fer.core.spec import AnySpec, DetectorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_fer.core.errors import MissingDependencyError, UsageError
+from edge_fer.core.errors import UsageError
 from edge_fer.core.files import atomic_file
+from edge_fer.core.packages import require_package
 from edge_fer.runtime.annotate import colour_of_label
 from edge_fer.runtime.sinks.score_record import ScoreRecord
 from edge_fer.runtime.sinks.text_file import check_target
@@ -33,8 +33,7 @@ def check_timeline(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--timeline writes PNG files, not {path.name}.", fix="--timeline scores.png")
     check_target(path)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependencyError("matplotlib", extra="report", purpose="the picture of --timeline")
+    require_package("matplotlib", extra="report", purpose="the picture of --timeline")
 
 
 def draw_timeline(path: Path, record: ScoreRecord, labels: tuple[str, ...], *, title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,11 +92,20 @@ def test_models_are_typed_as_bundles_or_as_architectures(tmp_path: Path) -> None
         assert "resnet18" in str(told.value)
 
 
-def test_without_torch_a_name_that_nothing_has_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "edge_fer.models.registry", None)
-    assert model_entry("edge-fer-compact").bundle == "edge-fer-compact"
-    with pytest.raises(UsageError, match=r"'nope'.*need torch.*edge-fer\[compile\]"):
-        model_entry("nope")
+def test_without_torch_an_architecture_needs_it_and_a_typing_error_is_one() -> None:
+    absent = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from edge_fer.__main__ import main\n"
+        "sys.argv = ['edge-fer', 'bench', '--model', sys.argv[1]]; main()"
+    )
+    for typed, code, says in (
+        ("resnet18@64", 4, "pip install 'edge-fer[compile]'"),
+        ("resnet18", 4, "torch is not installed"),
+        ("resnet19", 2, "'resnet19'"),
+    ):
+        told = subprocess.run([sys.executable, "-c", absent, typed], capture_output=True, text=True, timeout=240)
+        assert told.returncode == code, told.stderr
+        assert says in told.stderr
 
 
 def test_options_change_a_plan_and_wrong_ones_are_named() -> None:

@@ -52,6 +52,7 @@ def test_every_planted_leak_is_found_and_nothing_else(leaky: Path, tmp_path: Pat
     }
     assert report.conflicting == {"train": ("fear/doubt.png", "sad/08.png"), "test": ()}
     assert report.splits["train"].redundant == 1
+    assert "different labels: 1 pairs, 1 within a split (2 pictures), 0 between splits" in " ".join(shown.split())
     assert {twin.kind for twin in report.twins} == {"copy", "near", "mirrored"}
     assert "3 (23.1%)" in shown, "13 test pictures, 3 of them leaked"
     assert str(tmp_path) not in (tmp_path / "audit.json").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from dataset_makers import make_rafdb, pattern, put
 from typer.testing import CliRunner
 
 from edge_fer.cli.main import app
-from edge_fer.core.errors import BadInputError, EdgeFerError
+from edge_fer.core.errors import BadInputError, EdgeFerError, MissingDependencyError
 from edge_fer.core.labels import EMOTIONS
 from edge_fer.data.class_distribution import distribution_of
 
@@ -39,7 +40,7 @@ def test_every_split_and_source_is_counted_and_drawn(tmp_path: Path) -> None:
         ("test", "raf"): zero | {"neutral": 1},
         ("all", "mine"): zero | {"happy": 3, "contempt": 1},
     }
-    for word in ("weight", "75.0%", "mine"):
+    for word in ("weight", "75.0%", "mine", f"picture: {png}", f"counts: {json_file}"):
         assert word in shown
     picture = cv2.imread(str(png))
     assert picture is not None
@@ -62,6 +63,17 @@ def test_a_prepared_dataset_is_counted_by_its_sources(tmp_path: Path) -> None:
         *(("test", source, 7) for source in "ab"),
     ]
     assert found.of_split("train") == dict.fromkeys(EMOTIONS, 16)
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_before_anything_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for command in (("data", "stats", str(tmp_path), "--png"), ("calibrate", str(tmp_path), "--sheet")):
+        done = CliRunner().invoke(app, [*command, str(tmp_path / "p.png")])
+        assert isinstance(done.exception, MissingDependencyError)
+        assert "pip install 'edge-fer[report]'" in done.exception.fix
+        assert done.output == ""
 
 
 def test_a_path_that_is_no_dataset_is_named(tmp_path: Path) -> None:
