@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from edge_fer.bench.results import BenchResult, CaseResult
-from edge_fer.bench.statistics import LEAST_ROUNDS, Interval, unpaired_ratio
+from edge_fer.bench.statistics import UNPAIRED_LEVELS, Interval, unpaired_ratio, unpaired_words
 from edge_fer.core.errors import BadInputError
 from edge_fer.core.spec import Frozen
 
@@ -17,8 +17,7 @@ class Comparison(Frozen):
 
     Attributes:
         ratio: time of the second over time of the first: above 1 is slower.
-        interval: 95 % bootstrap over the rounds of both, as far as there are enough of them; ``None`` with fewer than
-            two in either.
+        interval: see :func:`edge_fer.bench.statistics.unpaired_ratio`; ``None`` with fewer than two rounds in either.
         verdict: ``slower`` and ``faster`` are beyond the threshold *and* sure, that is, the interval (if there is one)
             leaves out 1; ``failed`` and ``repaired`` ran in only one of the two.
         accuracy_change: second minus first top-1, where both have it.
@@ -94,8 +93,8 @@ def compare(
         raise BadInputError("The two results have no case in common.")
     noisy = sorted({a.case.key for pair in pairs for a in pair if a.noisy})
     warnings += [f"noisy in one of them: {', '.join(noisy)}"] if noisy else []
-    if 1 < (fewest := min(before.plan.rounds, after.plan.rounds)) < LEAST_ROUNDS:
-        warnings.append(f"intervals of {fewest} rounds cover less than 95 %, for which {LEAST_ROUNDS} are needed")
+    if (fewest := min(before.plan.rounds, after.plan.rounds)) in UNPAIRED_LEVELS:
+        warnings.append(f"the interval is {unpaired_words(fewest)}")
     return ComparisonReport(
         of=of,
         threshold=threshold,

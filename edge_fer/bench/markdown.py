@@ -18,6 +18,7 @@ from edge_fer.bench.report import (
     used_columns,
 )
 from edge_fer.bench.results import BenchResult
+from edge_fer.bench.statistics import unpaired_words
 from edge_fer.core.files import atomic_file
 
 
@@ -105,6 +106,7 @@ def write_comparison(
     ratios = [case.ratio for case in report.cases if case.ratio is not None]
     what = "the median" if report.of == "time" else "the median in units of ONNX Runtime fp32 of the same round"
     largest = f" Largest change: {max(abs(ratio - 1) for ratio in ratios):.1%}." if ratios else ""
+    words = unpaired_words(min(older.plan.rounds, newer.plan.rounds))
     parts = [
         f"# `{one}` against `{other}`",
         "",
@@ -112,8 +114,8 @@ def write_comparison(
         f"{newer.measured_utc}; edge-fer {newer.edge_fer_version}.",
         "",
         _table(("case", f"{one} ms", f"{other} ms", "times as long", "interval", "verdict"), rows, left=1),
-        f"Times as long: {what}, {other} over {one}, with a 95 % bootstrap interval over the rounds of both. Accepted: "
-        f"{report.threshold:.1%}.{largest}",
+        f"Times as long: {what}, {other} over {one}{words and f', with {words}'}. Accepted: {report.threshold:.1%}."
+        f"{largest}",
         *(f"\n> {sentence}" for sentence in dict.fromkeys((*disturbances(older), *disturbances(newer)))),
         *(f"\n- {sentence}." for sentence in report.warnings),
         "",

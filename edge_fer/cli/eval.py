@@ -89,9 +89,12 @@ def evaluate(
     from edge_fer.cli.eval_models import Request, evaluate_models
     from edge_fer.cli.eval_output import show, write
     from edge_fer.cli.output_files import check_folders, check_outputs
+    from edge_fer.core.packages import require_package
 
     check_outputs({"--json": json, "--png": png, "--html": html}, png=".png", html=".html")
     check_folders({"--report": report, "--mistakes": mistakes})
+    if any(path is not None for path in (png, html, report, mistakes)):
+        require_package("matplotlib", extra="report", purpose="drawing the report")
     console = Console()
     request = Request(
         data=data,

@@ -51,7 +51,7 @@ class Metrics(Frozen):
     """Results over ``n`` samples.
 
     Attributes:
-        top1_interval: 95 % percentile bootstrap of ``top1``.
+        top1_interval: 95 % percentile bootstrap of ``top1``; :func:`exact_interval` where it is 0 or 1.
         top3: the true class is among the three most probable.
         macro_precision, macro_recall, macro_f1: means over the classes that occur among the labels or the predictions
             (the first two are ``None`` in files of versions that did not write them).
@@ -64,7 +64,9 @@ class Metrics(Frozen):
         reliability: those bins.
         mean_average_precision: mean of the per-class areas under the precision-recall curve; ``None`` when they were
             not asked for.
-        intervals: 95 % bootstrap intervals by the name of the figure, when they were asked for.
+        intervals: 95 % bootstrap intervals by the name of the figure, when they were asked for; of top-1 and top-3
+            (and a class's precision and recall) exact ones where they are 0 or 1. Means over classes and areas that are
+            0 or 1 in every resample keep an interval without width.
     """
 
     n: int = Field(gt=0)
@@ -93,7 +95,8 @@ class PairedDrop(NamedTuple):
 
     Attributes:
         drop: top-1 before minus after, in percentage points; negative when the second is better.
-        interval: 95 % percentile bootstrap of ``drop`` that resamples pairs.
+        interval: 95 % percentile bootstrap of ``drop`` that resamples pairs; where all pairs are of one kind (as when
+            both models are right about the same ones), the exact bound of a kind that ``n`` pairs did not show.
         mcnemar_p: two-sided exact McNemar test of "both are equally often right".
     """
 
@@ -240,8 +243,9 @@ def paired_drop(
     # Resampling n pairs with replacement draws the three kinds of pair (lost, gained, unchanged) from a multinomial, so
     # it is sampled directly: the same distribution without touching n indices per resample.
     draws = np.random.default_rng(seed).multinomial(n, [lost / n, gained / n, 1 - (lost + gained) / n], size=resamples)
-    low, high = np.quantile(100.0 * (draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
-    return PairedDrop(100.0 * (lost - gained) / n, (float(low), float(high)), mcnemar_exact(lost, gained))
+    limits = _paired_limits(lost, gained, n) or np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
+    low, high = (100.0 * float(limit) for limit in limits)
+    return PairedDrop(100.0 * (lost - gained) / n, (low, high), mcnemar_exact(lost, gained))
 
 
 def harmed_classes(
@@ -287,7 +291,34 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     return float(min(1.0, 2 * tail / 2**discordant))
 
 
+def exact_interval(right: bool, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion that was 1 (``right``) or 0 in all of ``n`` >= 1 samples.
+
+    The bootstrap cannot draw what was never seen and gives no width at all. This is Clopper and Pearson's exact
+    interval ("The Use of Confidence or Fiducial Limits", 1934), whose other end is ``0.025 ** (1 / n)`` here: about
+    3.7 / n away.
+    """
+    other = 0.025 ** (1 / n)
+    return (other, 1.0) if right else (0.0, 1.0 - other)
+
+
+def _paired_limits(lost: int, gained: int, n: int) -> tuple[float, float] | None:
+    """95 % interval of (lost - gained) / n where all pairs are of one kind, of which the bootstrap makes a point.
+
+    The rule of three, for a two-sided level: a kind of pair that was not seen among ``n`` is rarer than
+    ``1 - 0.025 ** (1 / n)``, and all the rest could be of the kind that moves the difference furthest.
+    """
+    rare = exact_interval(False, n)[1]
+    if lost == gained == 0:
+        return -rare, rare
+    if lost == n:
+        return 1.0 - 2.0 * rare, 1.0
+    return (-1.0, 2.0 * rare - 1.0) if gained == n else None
+
+
 def _top1_interval(top1: float, n: int, seed: int, resamples: int) -> tuple[float, float]:
+    if top1 in (0.0, 1.0):
+        return exact_interval(top1 == 1.0, n)
     # The hits among n samples drawn with replacement are binomial(n, top1): drawn directly, that is the bootstrap.
     means = np.random.default_rng(seed).binomial(n, min(1.0, top1), size=resamples) / n
     low, high = np.quantile(means, [0.025, 0.975])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from edge_fer.core.errors import BadInputError
 from edge_fer.core.spec import Frozen
 from edge_fer.evaluate.bootstrap import resample
 from edge_fer.evaluate.curves import PrecisionRecall, precision_recall
-from edge_fer.evaluate.metrics import Metrics, compute_metrics
+from edge_fer.evaluate.metrics import Metrics, compute_metrics, exact_interval
 
 
 class Deduplicated(Frozen):
@@ -58,11 +58,15 @@ def score(
         for k, name in enumerate(class_names)
         if (curve := precision_recall(labels == k, probabilities[:, k])) is not None
     }
+    predicted = [sum(row[k] for row in plain.confusion) for k in range(len(class_names))]
     per_class = {
         name: one.model_copy(
             update={
                 "average_precision": curves[name].average_precision if name in curves else None,
-                "intervals": draws.class_intervals(k),
+                "intervals": {
+                    **draws.class_intervals(k),
+                    **_exact({"precision": (one.precision, predicted[k]), "recall": (one.recall, one.support)}),
+                },
             }
         )
         for k, (name, one) in enumerate(plain.per_class.items())
@@ -72,12 +76,17 @@ def score(
             "per_class": per_class,
             "mean_average_precision": float(np.mean([c.average_precision for c in curves.values()])),
             # The accuracy keeps the interval that it always had.
-            "intervals": {**draws.intervals(), "top1": plain.top1_interval},
+            "intervals": {**draws.intervals(), **_exact({"top3": (plain.top3, plain.n)}), "top1": plain.top1_interval},
         }
     )
     return Scored(
         metrics, curves, None if leaked is None else _deduplicated(labels, probabilities, class_names, leaked)
     )
+
+
+def _exact(proportions: Mapping[str, tuple[float, int]]) -> dict[str, tuple[float, float]]:
+    """Intervals of the proportions, each with its number of samples, for which the bootstrap has no width."""
+    return {name: exact_interval(value == 1, n) for name, (value, n) in proportions.items() if n and value in (0, 1)}
 
 
 def _deduplicated(

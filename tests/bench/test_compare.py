@@ -75,7 +75,8 @@ def test_other_devices_are_refused_unless_forced() -> None:
 def test_too_few_rounds_for_95_percent_are_told() -> None:
     few = times(1.0)
     assert compare(few, few, threshold=0.05).warnings == (
-        "intervals of 3 rounds cover less than 95 %, for which 6 are needed",
+        "the interval is a bootstrap interval over the rounds of both, which with 3 of them holds the true ratio in "
+        "about 90 % of cases, not 95 (that takes 5)",
     )
     enough = few.model_copy(update={"plan": few.plan.model_copy(update={"rounds": 6})})
     assert compare(enough, enough, threshold=0.05).warnings == ()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_fer.bench.statistics import LEAST_ROUNDS, interval_words, paired_ratio, unpaired_ratio
+from edge_fer.bench.statistics import LEAST_ROUNDS, interval_words, paired_ratio, unpaired_ratio, unpaired_words
 
 times = st.lists(st.floats(min_value=0.01, max_value=1e4), min_size=2, max_size=9)
 
@@ -67,3 +67,16 @@ def test_few_rounds_give_their_range_which_is_not_called_95_percent(rounds: int,
     assert f"range over {rounds} rounds, a {level} % interval" in interval_words(rounds)
     assert interval_words(LEAST_ROUNDS) == ", with their 95 % bootstrap interval over rounds"
     assert interval_words(1) == ""
+
+
+@pytest.mark.parametrize(("rounds", "level"), [(2, 65), (3, 90), (4, 93), (5, 96)])
+def test_intervals_of_two_runs_hold_the_truth_as_often_as_is_said(rounds: int, level: int) -> None:
+    random = np.random.default_rng(rounds)
+    hits = 0
+    for _ in range(400):
+        slow, fast = (list(base * random.lognormal(0, 0.05, rounds)) for base in (2.0, 1.0))
+        _, interval = unpaired_ratio(slow, fast)
+        assert interval is not None
+        hits += interval[0] <= 2.0 <= interval[1]
+    assert hits / 4 == pytest.approx(level, abs=6)
+    assert (f"about {level} % of cases" in unpaired_words(rounds)) == (rounds < 5)

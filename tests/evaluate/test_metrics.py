@@ -20,6 +20,7 @@ from edge_fer.evaluate.metrics import (
     one_vs_rest_auc,
     paired_drop,
 )
+from edge_fer.evaluate.score import score
 
 NAMES = ("a", "b", "c", "d")
 
@@ -125,6 +126,20 @@ def test_agrees_with_scikit_learn() -> None:
     assert got.top3 == pytest.approx(sk.top_k_accuracy_score(labels, probabilities, k=3))
 
 
+def test_what_was_always_or_never_right_has_an_interval_of_some_width() -> None:
+    """Clopper and Pearson's: of 30 faces that are all right, one in eight might still be wrong."""
+    labels = np.arange(30) % 2
+    right = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
+    found = score(labels, right, ("a", "b")).metrics
+    assert found.intervals["top1"] == found.intervals["top3"] == (pytest.approx(0.884297, abs=1e-6), 1.0)
+    assert found.per_class["a"].intervals["recall"] == (pytest.approx(0.025 ** (1 / 15)), 1.0)
+    wrong = score(labels, right[:, ::-1], ("a", "b")).metrics
+    assert wrong.intervals["top1"] == (0.0, pytest.approx(0.115703, abs=1e-6))
+    same, all_lost = paired_drop(labels, labels, labels), paired_drop(labels, labels, 1 - labels)
+    assert same.interval == (pytest.approx(-11.5703, abs=1e-4), pytest.approx(11.5703, abs=1e-4))
+    assert all_lost.interval == (pytest.approx(100 - 2 * 11.5703, abs=1e-4), 100.0)
+
+
 def test_the_interval_has_the_width_of_the_binomial_and_the_same_seed_repeats_it() -> None:
     labels = np.zeros(3589, np.int64)
     probabilities = np.where(np.arange(3589)[:, None] < 2512, [0.9, 0.1], [0.1, 0.9])
@@ -204,9 +219,11 @@ def test_paired_drop_counts_pairs_not_totals() -> None:
     assert paired_drop(labels, after, before).drop == pytest.approx(-2.0)
 
 
-def test_equal_predictions_have_no_drop_and_no_width() -> None:
+def test_equal_predictions_have_no_drop_and_a_width_that_so_few_pairs_leave() -> None:
     labels = np.array([0, 1, 2, 1])
-    assert paired_drop(labels, labels, labels) == (0.0, (0.0, 0.0), 1.0)
+    drop, (low, high), p = paired_drop(labels, labels, labels)
+    assert (drop, p) == (0.0, 1.0)
+    assert low == -high == pytest.approx(-60.2365, abs=1e-4)
 
 
 def test_arrays_of_different_length_are_refused_by_paired_drop() -> None:
