@@ -32,10 +32,10 @@ from edge_fer.compile.plan import plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
 from edge_fer.compile.report import DetectorReport, HeldReport
 from edge_fer.compile.request import CompileRequest, check_out
-from edge_fer.compile.verify import Progress, candidates_here
+from edge_fer.compile.verify import Progress, candidates_here, strayed
 from edge_fer.core.bundle import Canary, open_bundle, record_files, write_canary
 from edge_fer.core.engine import INPUT, OUTPUT, Engine
-from edge_fer.core.errors import CalibrationError, DeviceError, EdgeFerError, UsageError
+from edge_fer.core.errors import BadInputError, CalibrationError, DeviceError, EdgeFerError, UsageError
 from edge_fer.core.faces import Faces, iou
 from edge_fer.core.files import atomic_folder
 from edge_fer.core.manifest import (
@@ -198,7 +198,13 @@ def _hold(
     stored: dict[str, NDArray[np.float32]],
     step: Progress,
 ) -> list[HeldReport]:
-    """Run every backend and precision of this machine over the pictures; the first row of ``inputs`` is the canary."""
+    """Run every backend and precision of this machine over the pictures; the first row of ``inputs`` is the canary.
+
+    An engine that gives no numbers, or that strays from its file, is reported and not certified.
+
+    Raises:
+        EdgeFerError: the reference cannot run, or is such an engine.
+    """
     decoder = Decoder(spec)
     held: list[HeldReport] = []
     reference: NDArray[np.float32] | None = None
@@ -214,12 +220,19 @@ def _hold(
                 threads=usable_threads(),
             ) as engine:
                 outputs = _outputs(engine, inputs)
+            if broken := int((~np.isfinite(outputs)).any(axis=tuple(range(1, outputs.ndim))).sum()):
+                raise BadInputError(
+                    f"The detector gave NaN or infinite outputs for {broken} of {len(outputs)} pictures."
+                )
+            expected = stored[canary_key(candidate.backend, candidate.precision)]
+            scale = float(np.abs(outputs[:1] if reference is None else reference[:1]).max())
+            if (sentence := strayed(candidate, outputs[:1], expected, scale)) is not None:
+                raise BadInputError(f"{spec.name} {sentence}.")
         except EdgeFerError as error:
             if (candidate.backend, candidate.precision) == REFERENCE:
                 raise
             held.append(HeldReport(backend=candidate.backend, precision=candidate.precision, error=str(error)))
             continue
-        expected = stored[canary_key(candidate.backend, candidate.precision)]
         canary_gap = float(np.abs(outputs[:1] - expected).max())
         if reference is None:
             reference = outputs

@@ -84,6 +84,27 @@ def candidates_here(variants: Iterable[Variant], backend: str) -> list[Candidate
     return sorted(found, key=lambda c: (c.backend, c.precision) != REFERENCE)
 
 
+def strayed(
+    candidate: Candidate, outputs: NDArray[np.float32], expected: NDArray[np.float32], scale: float
+) -> str | None:
+    """Why an engine does not compute its file, as a sentence; ``None`` when it does.
+
+    Args:
+        outputs: of the engine for the canary.
+        expected: what the file gives for it, of the same shape.
+        scale: the largest magnitude among the reference's outputs.
+    """
+    gap = float(np.abs(outputs - expected).max())
+    accepted = CEILING[candidate.precision] * max(1.0, scale)
+    if gap <= accepted:  # which a gap that is no number is not
+        return None
+    return (
+        f"computes something else than its file: outputs for the canary differ by {gap:.3g}, accepted is "
+        f"{accepted:.3g}; {candidate.backend} rounds or computes this network otherwise, so it is not certified "
+        "and `edge-fer run` refuses it: use another backend or precision"
+    )
+
+
 def canary_samples() -> Samples:
     """The shipped faces as samples; their labels mean nothing."""
     images = canary_images()
@@ -180,15 +201,7 @@ class Verifier:
         if candidate.precision == "int8":
             faces = face_batch(canary_images(), self.spec.preprocess)
             expected = literal_outputs(self.folder / candidate.variant.file, faces)
-        gap = float(np.abs(canary_logits - expected).max())
-        accepted = CEILING[candidate.precision] * max(1.0, float(np.abs(reference).max()))
-        if gap <= accepted:  # which a gap that is no number is not
-            return None
-        return (
-            f"computes something else than its file: logits of the canary differ by {gap:.3g}, accepted is "
-            f"{accepted:.3g}; {candidate.backend} rounds or computes this network otherwise, so it is not certified "
-            "and `edge-fer run` refuses it: use another backend or precision"
-        )
+        return strayed(candidate, canary_logits, expected, float(np.abs(reference).max()))
 
     def _accuracy(self, candidate: Candidate, logits: Logits) -> AccuracyRecord | None:
         if self.labels is None or self.data is None:

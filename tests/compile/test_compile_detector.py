@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_fer.backends.face_detector import open_face_detector
 from edge_fer.backends.registry import open_engine
+from edge_fer.compile import compile_detector as compiling
 from edge_fer.compile.calibrate import open_session, read_calibration, run_logits
 from edge_fer.compile.certificate import CALIBRATION_FILE
 from edge_fer.compile.compile_detector import agree, compile_detector
@@ -23,7 +25,7 @@ from edge_fer.compile.executed import executed_by_onnxruntime
 from edge_fer.compile.report import DetectorReport
 from edge_fer.compile.request import CompileRequest
 from edge_fer.core.bundle import Bundle, open_bundle, record_files
-from edge_fer.core.engine import INPUT, OUTPUT
+from edge_fer.core.engine import INPUT, OUTPUT, Engine, Slot
 from edge_fer.core.errors import BundleError, CheckpointError, UsageError
 from edge_fer.core.faces import Faces
 from edge_fer.core.manifest import BundleManifest, read_manifest, write_manifest
@@ -95,6 +97,48 @@ def test_the_graph_is_plain_and_the_arithmetic_runs_in_int8(compiled: DetectorRe
     executed = executed_by_onnxruntime(onnx.load(bundle.file(bundle.variant("int8").file)))
     convolutions = sum(node.op_type == "Conv" for node in fp32.graph.node)
     assert executed.int8 >= convolutions - 3 - 2  # all but the three output layers, and what no kernel exists for
+
+
+class Astray:
+    """A real engine whose int8 outputs are spoilt."""
+
+    def __init__(self, engine: Engine, value: float) -> None:
+        self._engine, self._value = engine, value
+        self.manifest, self.slots = engine.manifest, engine.slots
+
+    def __enter__(self) -> Astray:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.close()
+
+    def submit(self, slot: Slot, n: int) -> None:
+        self._engine.submit(slot, n)
+
+    def wait(self, slot: Slot) -> None:
+        self._engine.wait(slot)
+        slot.outputs[OUTPUT][:] += np.float32(self._value)
+
+
+@pytest.mark.parametrize(("value", "says"), [(float("nan"), "NaN or infinite"), (1e3, "something else than its file")])
+def test_an_engine_that_computes_no_numbers_or_others_than_its_file_is_not_certified(
+    checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, says: str
+) -> None:
+    real = compiling.open_onnx
+
+    def open_onnx(*arguments: Any, precision: str, **options: Any) -> Any:
+        engine = real(*arguments, precision=precision, **options)
+        return Astray(engine, value) if precision == "int8" else engine
+
+    monkeypatch.setattr(compiling, "open_onnx", open_onnx)
+    request = CompileRequest(
+        checkpoint=checkpoint, out=tmp_path / "bundle", calibration=pictures, build=False, backend="onnxruntime"
+    )
+    (held,) = [one for one in compile_detector(request).held if one.precision == "int8"]
+    assert says in (held.error or "")
+    manifest = read_manifest(tmp_path / "bundle", BundleManifest)
+    assert "int8" not in {record.precision for record in manifest.parity}
+    assert manifest.canary.tolerance["int8"] < 100, "the canary is not widened to what strayed"
 
 
 def test_what_is_not_known_of_the_pictures_stands_in_the_certificate(compiled: DetectorReport, pictures: Path) -> None:
