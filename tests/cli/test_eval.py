@@ -59,7 +59,7 @@ def test_everything_is_counted_printed_and_written(faces: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--detector", "haar"), "--detector finds faces in videos"),
+        (("--detector", "none"), "--detector none takes every picture for a face"),
         (("--json", "-"), "--json writes a file"),
         (("--json", "same.png", "--png", "same.png"), "--json and --png would write the same file"),
         (("--png", "figures.txt"), "--png writes a PNG picture, not figures.txt"),
