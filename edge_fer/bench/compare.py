@@ -90,7 +90,9 @@ def compare(
     known = {case.case.key: case for case in after.cases}
     pairs = [(case, known[case.case.key]) for case in before.cases if case.case.key in known]
     if not pairs:
-        raise BadInputError("The two results have no case in common.")
+        raise BadInputError(
+            "The two results have no case in common.", fix="Measure one plan for both: edge-fer bench --plan PLAN.yaml"
+        )
     noisy = sorted({a.case.key for pair in pairs for a in pair if a.noisy})
     warnings += [f"noisy in one of them: {', '.join(noisy)}"] if noisy else []
     if (fewest := min(before.plan.rounds, after.plan.rounds)) in UNPAIRED_LEVELS:

@@ -76,7 +76,7 @@ def _demo_frames() -> list[NDArray[np.uint8]]:
     finally:
         capture.release()
     if not frames:
-        raise DeviceError("OpenCV cannot decode the clip that ships with the project.")
+        raise DeviceError("OpenCV cannot decode the clip that ships with the project.", fix="Install edge-fer again.")
     return frames
 
 

@@ -30,7 +30,8 @@ def check_mergeable(base: BenchResult, plan: Plan, data: str | None) -> None:
     """
     if base.device_identity != cpu_identity():
         raise BadInputError(
-            f"The result is of another device, {base.device_identity}: its cases can only be measured again there."
+            f"The result is of another device, {base.device_identity}: its cases can only be measured again there.",
+            fix="Measure its whole plan here, without --merge.",
         )
     now = {"edge-fer": __version__, **package_versions()}
     then = {"edge-fer": base.edge_fer_version, **base.packages}

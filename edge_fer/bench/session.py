@@ -109,7 +109,8 @@ def with_roofline(result: BenchResult, progress: Progress) -> tuple[BenchResult,
     """
     if result.device_identity != cpu_identity():
         raise BadInputError(
-            f"The result is of another device, {result.device_identity}: its peaks can only be measured there."
+            f"The result is of another device, {result.device_identity}: its peaks can only be measured there.",
+            fix="Leave --roofline out, or measure the plan here: edge-fer bench --plan PLAN.yaml --roofline",
         )
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="edge-fer-bench-", ignore_cleanup_errors=True) as folder:

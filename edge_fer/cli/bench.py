@@ -272,7 +272,7 @@ def _camera_plan(camera: str | None, soak: str | None, fps: float | None) -> dic
         raise UsageError("Only one of --camera and --soak, please.")
     if camera is None and soak is None:
         if fps is not None:
-            raise UsageError("--camera-fps needs --camera or --soak.")
+            raise UsageError("--camera-fps needs --camera or --soak.", fix="--camera 20 --camera-fps 30")
         return None
     if soak is not None:
         return {"seconds": _seconds(soak, "--soak"), "fps": fps or SOAK_FPS}

@@ -77,7 +77,7 @@ def evaluate_models(models: list[str | None], request: Request, console: Console
         raise UsageError("A model is given twice.", fix="Precisions are told apart so: NAME@fp32 NAME@int8")
     weights = [(name, precision) for name, precision in texts if name is not None and Path(name).suffix in WEIGHTS]
     if request.arch is not None and not weights:
-        raise UsageError("--arch is for checkpoints; a bundle carries its contract.")
+        raise UsageError("--arch is for checkpoints; a bundle carries its contract.", fix="Leave --arch out.")
     alone = len(weights) == len(texts)
     if any(precision not in (None, "fp32") for _, precision in weights) or (alone and request.backend != "auto"):
         raise UsageError(ONLY_TORCH, fix=f"edge-fer compile {weights[0][0]}")
@@ -94,7 +94,9 @@ def _split(text: str | None, precision: str | None) -> tuple[str | None, str | N
     if not at or wanted not in ("fp32", "bf16", "fp16", "int8"):
         return text, precision
     if precision is not None:
-        raise UsageError(f"{text} names a precision, so --precision cannot be given as well.")
+        raise UsageError(
+            f"{text} names a precision, so --precision cannot be given as well.", fix="Leave --precision out."
+        )
     return name or None, wanted
 
 
@@ -123,7 +125,10 @@ def _of_faces(texts: list[tuple[str | None, str | None]], request: Request, cons
                 name, precision, request, _as_given(samples) if located is None else located.views, step
             )
         if first and set(ran.spec.labels) != set(first):
-            raise UsageError(f"{ran.spec.name} has other classes than the first model, so they cannot be compared.")
+            raise UsageError(
+                f"{ran.spec.name} has other classes than the first model, so they cannot be compared.",
+                fix="Evaluate it by itself: edge-fer eval MODEL --data DATA",
+            )
         first = first or ran.spec.labels
         # In the first model's order of classes, so that scores of all can be set against each other.
         order = [ran.spec.labels.index(label) for label in first]
@@ -188,7 +193,10 @@ def _of_videos(texts: list[tuple[str | None, str | None]], request: Request, con
                 step,
             )
         if labels is not None and not np.array_equal(labels, videos.labels):
-            raise UsageError("The models have other classes or orders of classes, so they cannot be compared.")
+            raise UsageError(
+                "The models have other classes or orders of classes, so they cannot be compared.",
+                fix="Evaluate each by itself: edge-fer eval MODEL --data DATA",
+            )
         labels = videos.labels
         scored = score(labels, videos.scores, ran.spec.labels)
         evaluation = Evaluation(

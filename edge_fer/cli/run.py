@@ -376,7 +376,10 @@ def _smallest_face(min_face: int | None, info: SourceInfo) -> int | None:
 
         return default_min_face(info.height) if info.continuous else None
     if info.continuous and min_face > min(info.height, info.width):
-        raise UsageError(f"No face of --min-face {min_face} fits a frame of {info.width}x{info.height}.")
+        raise UsageError(
+            f"No face of --min-face {min_face} fits a frame of {info.width}x{info.height}.",
+            fix="Give a smaller one, or leave --min-face out.",
+        )
     return min_face
 
 

@@ -54,7 +54,7 @@ def train(
 
     console = Console()
     if out is not None and out.is_file():
-        raise UsageError(f"{out} is a file; --out names a folder.")
+        raise UsageError(f"{out} is a file; --out names a folder.", fix="--out FOLDER")
     if recipe_task(recipe) == "detection":
         if tensorboard:
             raise UsageError("--tensorboard is for a classifier's recipe.", fix="A detector's figures are in log.csv.")

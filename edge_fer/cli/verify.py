@@ -49,5 +49,8 @@ def verify(
     console.print(table)
     failed = [check.subject for check in checks if not check.passed]
     if failed:
-        raise BundleError(f"{path} does not do here what its certificate says: {', '.join(failed)}.")
+        raise BundleError(
+            f"{path} does not do here what its certificate says: {', '.join(failed)}.",
+            fix="Compile it on this machine: edge-fer compile CHECKPOINT",
+        )
     console.print(f"{path.name} does on this machine what its certificate says.", highlight=False)

@@ -75,9 +75,13 @@ class CompileRequest:
         if self.precision in ("fp32", "fp16"):
             for option, value in (("--calibration", self.calibration), ("--calibration-method", self.method)):
                 if value is not None:
-                    raise UsageError(f"{option} is for int8; --precision {self.precision} needs no ranges.")
+                    raise UsageError(
+                        f"{option} is for int8; --precision {self.precision} needs no ranges.", fix="--precision int8"
+                    )
             if self.trt_dialect:
-                raise UsageError(f"--trt-dialect writes an int8 form; --precision {self.precision} has none.")
+                raise UsageError(
+                    f"--trt-dialect writes an int8 form; --precision {self.precision} has none.", fix="--precision int8"
+                )
         if self.bias_correction and self.calibration is None:
             raise UsageError("--bias-correction needs faces to measure on.", fix="Give them with --calibration.")
         if self.method is not None:
@@ -85,9 +89,13 @@ class CompileRequest:
             if self.calibration is None:
                 raise UsageError("--calibration-method needs faces to measure on.", fix="Give them with --calibration.")
         if self.min_speedup is not None and not self.build:
-            raise UsageError("--min-speedup needs engines to time, and --no-build makes none.")
+            raise UsageError(
+                "--min-speedup needs engines to time, and --no-build makes none.", fix="Leave one of the two out."
+            )
         if self.split is not None and self.data is None:
-            raise UsageError("--split names a part of --data, which is not given.")
+            raise UsageError(
+                "--split names a part of --data, which is not given.", fix=f"--data DATASET --split {self.split}"
+            )
         if self.backend == "tensorrt":
             self._check_gpu()
         elif self.backend != "auto":

@@ -59,9 +59,13 @@ def read_canary(path: Path) -> Canary:
                 if name.startswith("logits_")
             }
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"The canary {path} cannot be read: {error}.") from None
+        raise BundleError(
+            f"The canary {path} cannot be read: {error}.", fix="Compile it again, or copy the folder again."
+        ) from None
     if images.ndim != 4 or images.shape[3] != 3 or not logits or any(len(v) != len(images) for v in logits.values()):
-        raise BundleError(f"The canary {path} has arrays of the wrong shape.")
+        raise BundleError(
+            f"The canary {path} has arrays of the wrong shape.", fix="Compile it again, or copy the folder again."
+        )
     return Canary(images, logits)
 
 
@@ -83,7 +87,10 @@ class Bundle:
         for record in self.manifest.files:
             if record.name == name:
                 return record
-        raise BundleError(f"{self.path}: the manifest names {name!r} but has no record of the file.")
+        raise BundleError(
+            f"{self.path}: the manifest names {name!r} but has no record of the file.",
+            fix="Compile it again, or copy the folder again.",
+        )
 
     def file(self, name: str) -> Path:
         """Path of a recorded file, checked to lie inside the bundle."""

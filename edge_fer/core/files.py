@@ -94,7 +94,7 @@ def check_out_folder(out: Path) -> None:
         UsageError: it is.
     """
     if out.is_file():
-        raise UsageError(f"{out} is a file; --out names a folder.")
+        raise UsageError(f"{out} is a file; --out names a folder.", fix="--out FOLDER")
     if out.resolve() in (here := Path.cwd().resolve(), *here.parents):
         raise UsageError(
             f"--out {out} is the folder that you are in, or lies above it, and would be replaced as a whole.",

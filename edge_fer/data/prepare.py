@@ -90,7 +90,10 @@ def collect(recipe: PrepareRecipe, beside: Path) -> Collected:
                 key = f"{source.name}/{record.split}/{record.id}"
                 jobs.append(Job(key, source.name, record, label, source.faces or reader.faces))
     if not jobs:
-        raise BadInputError("No picture of any source belongs to one of the classes.")
+        raise BadInputError(
+            "No picture of any source belongs to one of the classes.",
+            fix="Say in the recipe which class is which: labels: {their class: happy}.",
+        )
     return Collected(tuple(jobs), tuple(mapping), passed_over)
 
 
@@ -161,7 +164,8 @@ def _prepare(
             raise BadInputError(
                 f"Not one of {len(outcomes)} pictures gave a face: "
                 + ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
-                + "."
+                + ".",
+                fix="Where the pictures are faces already, say so in the recipe: faces: whole.",
             )
         groups = _groups(recipe, kept, outcomes, work, progress)
         parts = _parts(recipe, kept, groups)

@@ -74,7 +74,10 @@ class Explainer:
                 fix=f"Among its maps: {', '.join(m.name for m in stages(self.graph))}.",
             )
         if found[0].calls > 1:
-            raise UsageError(f"Layer {layer!r} runs {found[0].calls} times for one picture: its map is not one map.")
+            raise UsageError(
+                f"Layer {layer!r} runs {found[0].calls} times for one picture: its map is not one map.",
+                fix=f"Choose another one with --layer: {', '.join(m.name for m in stages(self.graph))}.",
+            )
         return layer
 
     def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -123,7 +126,7 @@ class Explainer:
         finally:
             hook.remove()
         if slopes is None:
-            raise UsageError(f"Layer {name!r} has no influence on the scores.")
+            raise UsageError(f"Layer {name!r} has no influence on the scores.", fix="Choose another one with --layer.")
         maps = kept[0].detach()
         heat = functional.relu((slopes.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1, keepdim=True))
         size = (int(inputs.shape[2]), int(inputs.shape[3]))

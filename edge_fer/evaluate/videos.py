@@ -153,7 +153,9 @@ def score_videos(
             if (close := getattr(detector, "close", None)) is not None:
                 close()
     if not rows:
-        raise BadInputError(f"No face was found in any of the {len(files)} videos of {root}.")
+        raise BadInputError(
+            f"No face was found in any of the {len(files)} videos of {root}.", fix="Try another --detector."
+        )
     hits = sum(video.predicted == video.label for video in results)
     faces = sum(video.faces for video in results)
     tracks = [track.predicted == video.label for video in results for track in video.tracks]

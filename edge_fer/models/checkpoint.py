@@ -163,12 +163,17 @@ def load_checkpoint(path: Path, overrides: ContractOverrides | None = None) -> C
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}.")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"The checkpoint {path} is empty (0 bytes): its download or copy did not finish.")
+        raise CheckpointError(
+            f"The checkpoint {path} is empty (0 bytes): its download or copy did not finish.", fix=_WHOLE
+        )
     state, metadata = _read_weights(path)
     if SPEC_KEY in metadata:
         spec, options = _stored_contract(path, metadata)
         if not isinstance(spec, ModelSpec):
-            raise CheckpointError(f"{path} is a face detector, not an expression network.")
+            raise CheckpointError(
+                f"{path} is a face detector, not an expression network.",
+                fix="Measure its recall with: edge-fer eval --task detection",
+            )
         if contradicting := wanted.given():
             raise UsageError(
                 f"{path} carries its own contract, so {', '.join(contradicting)} cannot be given as well.",
@@ -349,7 +354,8 @@ def _deduced_contract(path: Path, state: StateDict, wanted: ContractOverrides) -
     colour: Colour = wanted.colour or ("gray" if channels == 1 else "rgb")
     if channels != (1 if colour == "gray" else 3):
         raise CheckpointError(
-            f"{path} takes {channels} input channel{'s' if channels > 1 else ''}, which does not fit colour {colour!r}."
+            f"{path} takes {channels} input channel{'s' * (channels > 1)}, which does not fit colour {colour!r}.",
+            fix=f"--colour {'gray' if channels == 1 else 'rgb'}",
         )
     assumptions = []
     if wanted.labels is None:
@@ -386,7 +392,8 @@ def _dimension(path: Path, arch: str, state: StateDict, key: str, axis: int) -> 
     tensor = state.get(key)
     if tensor is None or tensor.ndim <= axis:
         raise CheckpointError(
-            f"{path} does not hold a {arch}: it has no {key}; its first weights are {', '.join(list(state)[:3])}."
+            f"{path} does not hold a {arch}: it has no {key}; its first weights are {', '.join(list(state)[:3])}.",
+            fix="If it is another network, say which: --arch NAME; a wrong name lists them all.",
         )
     return int(tensor.shape[axis])
 

@@ -75,9 +75,15 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, train: Samples, validation: Samples, out: Path, device: str = "cpu") -> None:
         if train.class_names != recipe.model.labels or validation.class_names != recipe.model.labels:
-            raise BadInputError(f"The data's classes {train.class_names} are not the recipe's {recipe.model.labels}.")
+            raise BadInputError(
+                f"The data's classes {train.class_names} are not the recipe's {recipe.model.labels}.",
+                fix=f"--set 'model.labels=[{','.join(train.class_names)}]'",
+            )
         if len(train) < recipe.batch_size:
-            raise BadInputError(f"{train.source} has {len(train)} training images, less than one batch.")
+            raise BadInputError(
+                f"{train.source} has {len(train)} training images, less than one batch.",
+                fix=f"--set batch_size={max(1, len(train))}",
+            )
         if recipe.amp == "fp16" and not device.startswith("cuda"):
             raise UsageError("amp fp16 is for CUDA.", fix="Use --set amp=bf16 or --set amp=none.")
         torch.manual_seed(recipe.seed)

@@ -110,7 +110,10 @@ def build_optimizers(
         raise BadInputError("The recipe freezes every part of the network, so there is nothing to train.")
     if spec.kind == "muon":
         if parts:
-            raise BadInputError("Parts with their own rates are for sgd, adam and adamw, not for muon.")
+            raise BadInputError(
+                "Parts with their own rates are for sgd, adam and adamw, not for muon.",
+                fix="--set optimizer.kind=adamw",
+            )
         return _muon(rates[spec.lr], spec)
     groups = []
     for lr, members in rates.items():

@@ -207,7 +207,7 @@ def test_a_request_to_end_before_the_first_frame_is_one_sentence(number: signal.
         (("--demo", "--no-show", "--detector", "retina"), 2, "Unknown detector"),
         (("--demo", "--no-show", "--detector", "yunet=missing.onnx"), 3, "missing.onnx"),
         (("--demo", *FAST, "--save", "out.avi"), 2, "MP4"),
-        (("--demo", *FAST, "--jsonl", "no/such/folder/out.jsonl"), 3, "out.jsonl"),
+        (("--demo", *FAST, "--jsonl", "no/such/folder/out.jsonl"), 3, "mkdir -p no/such/folder"),
         (("--source", __file__, "--no-show"), 3, "not a video"),
         (("--demo", *FAST, "--jsonl", "same.txt", "--csv", "same.txt"), 2, "same file"),
         (("--demo", *FAST, "--jsonl", "."), 3, "is a folder"),

@@ -47,7 +47,10 @@ class OrtEngine(HostEngine[OrtSlot]):
         except Exception as error:
             raise explain(error, path) from None
         if self.session.get_providers() != [PROVIDER]:
-            raise ProviderError(f"Asked ONNX Runtime for {PROVIDER}, got {self.session.get_providers()}.")
+            raise ProviderError(
+                f"Asked ONNX Runtime for {PROVIDER}, got {self.session.get_providers()}.",
+                fix="Install it again: pip install --force-reinstall onnxruntime",
+            )
         shapes = manifest.model.input_shape, manifest.model.output_shape
         super().__init__(manifest, [OrtSlot(self.session, manifest.max_batch, *shapes) for _ in range(slots)])
 

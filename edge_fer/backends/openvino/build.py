@@ -133,10 +133,15 @@ def build(
             model.reshape(shape)
             compiled = core.compile_model(model, "CPU", settings(precision, threads))
         except RuntimeError as error:
-            raise DeviceError(f"OpenVINO cannot compile {onnx}: {last_line(error)}") from None
+            raise DeviceError(
+                f"OpenVINO cannot compile {onnx}: {last_line(error)}", fix="Take another one: --backend onnxruntime"
+            ) from None
         granted = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if granted != HINTS[precision]:
-            raise ProviderError(f"Asked OpenVINO for {HINTS[precision]}, it compiled for {granted}.")
+            raise ProviderError(
+                f"Asked OpenVINO for {HINTS[precision]}, it compiled for {granted}.",
+                fix="Take another one: --backend onnxruntime",
+            )
         (out / name).write_bytes(compiled.export_model().getvalue())
     return list(batches)
 

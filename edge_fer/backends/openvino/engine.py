@@ -70,10 +70,16 @@ class OvEngine(HostEngine[OvSlot]):
                     io.BytesIO(path.read_bytes()), "CPU", settings(manifest.precision, threads)
                 )
             except (RuntimeError, OSError) as error:
-                raise BundleError(f"OpenVINO cannot load {path}: {last_line(error)}") from None
+                raise BundleError(
+                    f"OpenVINO cannot load {path}: {last_line(error)}",
+                    fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+                ) from None
             granted = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             if granted != HINTS[manifest.precision]:
-                raise ProviderError(f"The engine in {folder} computes in {granted}, not {HINTS[manifest.precision]}.")
+                raise ProviderError(
+                    f"The engine in {folder} computes in {granted}, not {HINTS[manifest.precision]}.",
+                    fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+                )
             if (devices := compiled.get_property("EXECUTION_DEVICES")) != ["CPU"]:
                 raise ProviderError(f"OpenVINO loaded {path} on {devices}, not on the CPU.")
             return compiled

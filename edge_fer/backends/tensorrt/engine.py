@@ -125,7 +125,10 @@ class TensorRtEngine(HostEngine[TensorRtSlot]):
             raise DeviceMemoryError(
                 f"The GPU has no memory left for {manifest.model.name}: {said.last()}.", fix=MAKE_ROOM
             )
-        raise BundleError(f"{manifest.backend_version} does not load the plan in {folder}: {said.last()}.")
+        raise BundleError(
+            f"{manifest.backend_version} does not load the plan in {folder}: {said.last()}.",
+            fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+        )
 
     def enqueue(self, slot: Slot, stream: int, n: int) -> None:
         """See :class:`edge_fer.core.engine.DeviceEngine`.
@@ -196,10 +199,16 @@ def _check_tensors(engine: Any, manifest: EngineManifest, folder: Path) -> None:
         # A profile of one size only makes a fixed dimension.
         found = {name: (-1, *shape[1:]) for name, shape in found.items()}
     if found != expected:
-        raise BundleError(f"The plan in {folder} has tensors {found}, not {expected}.")
+        raise BundleError(
+            f"The plan in {folder} has tensors {found}, not {expected}.",
+            fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+        )
     largest = tuple(engine.get_tensor_profile_shape(INPUT, 0)[2])
     if largest != (manifest.max_batch, *spec.input_shape):
-        raise BundleError(f"The plan in {folder} is for inputs up to {largest}, not {manifest.max_batch} faces.")
+        raise BundleError(
+            f"The plan in {folder} is for inputs up to {largest}, not {manifest.max_batch} faces.",
+            fix="Run the bundle instead of the engine, and it is rebuilt: edge-fer run --engine BUNDLE",
+        )
 
 
 def load(folder: Path, manifest: EngineManifest, *, threads: int, slots: int) -> TensorRtEngine:

@@ -48,11 +48,16 @@ class Teacher:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise BadInputError(f"There is no teacher model {path}.")
+            raise BadInputError(
+                f"There is no teacher model {path}.", fix="edge-fer fetch yunet gets one and says where it lies."
+            )
         try:
             self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), FLOOR, 0.3, 500)
         except cv2.error as error:
-            raise BadInputError(f"{path} is not a YuNet model that OpenCV can read: {error.err}.") from None
+            raise BadInputError(
+                f"{path} is not a YuNet model that OpenCV can read: {error.err}.",
+                fix="edge-fer fetch yunet gets one and says where it lies.",
+            ) from None
         self.sha256 = sha256_file(path)
 
     def look(self, image_bgr: NDArray[np.uint8], scale: float = 1.0, mirrored: bool = False) -> Faces:

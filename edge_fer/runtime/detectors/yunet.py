@@ -27,11 +27,16 @@ class YunetDetector:
 
     def __init__(self, path: str, *, min_face_px: int | None = 60, score: float = 0.6) -> None:
         if not Path(path).is_file():
-            raise BadInputError(f"There is no YuNet model {path}.")
+            raise BadInputError(
+                f"There is no YuNet model {path}.", fix="edge-fer fetch yunet gets one and says where it lies."
+            )
         try:
             self._net = cv2.FaceDetectorYN.create(path, "", (320, 320), score, NMS)
         except cv2.error as error:
-            raise BadInputError(f"{path} is not a YuNet model that OpenCV can read: {error.err}.") from None
+            raise BadInputError(
+                f"{path} is not a YuNet model that OpenCV can read: {error.err}.",
+                fix="edge-fer fetch yunet gets one and says where it lies.",
+            ) from None
         self._min_face_px = min_face_px
         self._small = np.empty((0, 0, 3), np.uint8)
         self.name = f"yunet-opencv, {told(min_face_px)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import tempfile
 from io import FileIO
 from pathlib import Path
@@ -95,7 +96,10 @@ def check_target(path: Path) -> None:
         DeviceError: no permission.
     """
     if not path.parent.is_dir():
-        raise BadInputError(f"{path}: the folder {path.parent} does not exist.")
+        raise BadInputError(
+            f"{path}: the folder {path.parent} does not exist.",
+            fix=f"Make it first: mkdir -p {shlex.quote(str(path.parent))}",
+        )
     if not is_special(path) or path.is_dir():
         check_writable(path)
 

@@ -45,7 +45,7 @@ def open_source(
         return Images(source_files(text), f"folder {path}", paced=paced)
     if path.is_file():
         if path.stat().st_size == 0:
-            raise SourceError(f"{path} is empty (0 bytes).")
+            raise SourceError(f"{path} is empty (0 bytes).", fix="Copy or record it again.")
         if path.suffix.lower() in SUFFIXES:
             return Images([path], path.name, paced=paced)
         return VideoFile(path, pool_size=pool_size, paced=paced, memory=memory)

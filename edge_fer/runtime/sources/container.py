@@ -10,6 +10,7 @@ from edge_fer.core.errors import SourceError
 
 _MP4_TOP = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"uuid", b"meta", b"styp", b"sidx"}
 _PROBE = 4096
+CONVERT = "If it plays elsewhere, make another file of it: ffmpeg -i FILE film.mp4"
 _TEXT_FORMATS = frozenset({".m3u8", ".sdp", ".y4m"})
 """Text by design, and yet something that FFmpeg plays."""
 

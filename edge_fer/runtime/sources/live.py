@@ -150,7 +150,10 @@ class LiveSource:
             self._rest(min(pause, max(0.0, until - time.perf_counter())))
             pause = min(2 * pause, RETRY_LAST_S)
         if not self._stop.is_set():
-            self._error = SourceError(f"{self._name} went away and did not come back within {self._lost_after_s:g} s.")
+            self._error = SourceError(
+                f"{self._name} went away and did not come back within {self._lost_after_s:g} s.",
+                fix="--reconnect 0 waits until it is back.",
+            )
         return None
 
     def _rest(self, pause_s: float) -> None:

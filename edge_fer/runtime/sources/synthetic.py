@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, Mailbox, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
-from edge_fer.runtime.sources.container import check_container
+from edge_fer.runtime.sources.container import CONVERT, check_container
 from edge_fer.runtime.sources.video_file import VideoFile
 
 MEMORY_BYTES = 1 << 30
@@ -207,7 +207,7 @@ def _open_clip(path: Path) -> _Kept | _Decoded:
         raise SourceError(f"There is no video {path}.")
     capture = open_media(str(path))
     if capture is None:
-        raise SourceError(f"{path} is not a video that OpenCV can decode.")
+        raise SourceError(f"{path} is not a video that OpenCV can decode.", fix=CONVERT)
     check_container(path)
     try:
         rate = float(capture.get(cv2.CAP_PROP_FPS))

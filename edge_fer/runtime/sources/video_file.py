@@ -17,7 +17,7 @@ import numpy as np
 from edge_fer.core.errors import SourceError
 from edge_fer.runtime.frames import Frame, FramePool, PictureMemory, SourceInfo
 from edge_fer.runtime.sources.capture import open_media
-from edge_fer.runtime.sources.container import check_container, counts_frames, shown_part
+from edge_fer.runtime.sources.container import CONVERT, check_container, counts_frames, shown_part
 
 AHEAD = 2
 """Decoded frames that may wait before a loop. More would only hide a slow consumer for longer."""
@@ -54,7 +54,7 @@ class VideoFile:
         check_container(path)
         capture = open_media(str(path))
         if capture is None:
-            raise SourceError(f"{path} is not a video that OpenCV can decode.")
+            raise SourceError(f"{path} is not a video that OpenCV can decode.", fix=CONVERT)
         part = shown_part(path)
         counted = counts_frames(path)
         self._start(capture, str(path), path.name, pool_size, paced, memory, counted=counted, shown=part, ahead=ahead)
