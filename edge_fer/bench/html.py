@@ -30,13 +30,17 @@ STYLE = """
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 112rem; padding: 0 1rem; }
-.wide, pre { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .86rem; margin: 1rem 0; }
+pre { overflow-x: auto; }
+.wide { overflow: auto; max-height: 90vh; border-bottom: 1px solid var(--rule); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .86rem; margin: 0; }
 th, td { padding: .2rem .5rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; }
 th button { all: unset; cursor: pointer; font-weight: 600; color: var(--muted); }
 th button:focus-visible { outline: 2px solid currentColor; }
+thead th { position: sticky; top: 0; background: var(--paper); white-space: normal;
+  vertical-align: bottom; z-index: 1; }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); }
+thead th:first-child { z-index: 2; }
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 td.strong { font-weight: 650; background: var(--front); }

@@ -59,7 +59,7 @@ def _rows(console: Console, title: str, headings: tuple[str, ...], rows: list[tu
 
     table = Table(title=title, title_justify="left", pad_edge=False, box=None, padding=(0, 1))
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < left else "right")
+        table.add_column(heading, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print()
@@ -75,8 +75,12 @@ def show_comparison(console: Console, report: ComparisonReport, before: str, aft
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in ("case", f"{before} ms", f"{after} ms", "times as long", "interval", "verdict", "top-1"):
-        table.add_column(escape(heading), justify="left" if heading in ("case", "verdict") else "right")
+    other_accuracy = ["top-1"] * any(case.accuracy_change for case in report.cases)
+    for heading in ("case", f"{before} ms", f"{after} ms", "times as long", "interval", "verdict", *other_accuracy):
+        # A key that is too long is folded, not cut: it tells the case from the others.
+        table.add_column(
+            escape(heading), justify="left" if heading in ("case", "verdict") else "right", overflow="fold"
+        )
     for case in report.cases:
         table.add_row(
             escape(case.key),
@@ -85,7 +89,7 @@ def show_comparison(console: Console, report: ComparisonReport, before: str, aft
             "" if case.ratio is None else f"{case.ratio:.3f}",
             "" if case.interval is None else f"{case.interval[0]:.3f}-{case.interval[1]:.3f}",
             f"[{COLOUR[case.verdict]}]{escape(f'{after} {case.verdict}') if case.verdict != 'same' else 'same'}[/]",
-            "" if not case.accuracy_change else f"{100 * case.accuracy_change:+.2f} points",
+            *("" if not case.accuracy_change else f"{100 * case.accuracy_change:+.2f} points" for _ in other_accuracy),
         )
     console.print(table)
     kind = "times" if report.of == "time" else "times in units of ONNX Runtime fp32"

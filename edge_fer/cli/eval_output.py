@@ -137,7 +137,8 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
     table = Table()
     table.add_column("")
     for name in comparison.models:
-        table.add_column(name, justify="right")
+        # Folded, not cut: models that are compared often differ at the end of their names only.
+        table.add_column(name, justify="right", overflow="fold")
     for heading, key, as_percent in OVERALL:
         cells = (figure_of(getattr(one, key), as_percent, one.intervals.get(key)) for one in comparison.models.values())
         table.add_row(heading, *(cell.replace(" (", "\n(") for cell in cells))
@@ -157,7 +158,7 @@ def _show_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     pairs = Table(title=f"against {comparison.comparisons[0].reference}", title_justify="left")
     for column in ("", "accuracy is", "top-1, points", "gained", "lost", "McNemar p", "Holm p"):
-        pairs.add_column(column, justify="left" if column in ("", "accuracy is") else "right")
+        pairs.add_column(column, justify="left" if column in ("", "accuracy is") else "right", overflow="fold")
     for one in comparison.comparisons:
         low, high = one.top1.interval
         pairs.add_row(

@@ -25,6 +25,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1
 caption { text-align: left; color: var(--muted); padding-bottom: .3rem; max-width: 70rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); }
+thead th { white-space: normal; vertical-align: bottom; }
+tbody th, thead th:first-child { position: sticky; left: 0; background: var(--paper); }
+.folded { font-size: .9rem; }
+.folded th, .folded td { padding: .3rem .45rem; }
+.folded td { white-space: pre; }
+.folded tbody th { white-space: normal; min-width: 9rem; }
 tbody th, th.text, td.text { text-align: left; }
 tbody th { color: var(--ink); }
 td small, .muted { color: var(--muted); }
@@ -66,7 +72,7 @@ def to_html(result: Evaluation | Comparison, figures: Mapping[str, bytes], mista
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
         f'<p class="muted">{first.n:,} {first.unit}; edge-fer {escape(first.edge_fer_version)}, {escape(first.device)}.'
-        " In brackets: 95 % bootstrap intervals over the same samples.</p>",
+        " In brackets: 95 % intervals over the same samples (bootstrap; exact ones where all or none are right).</p>",
         f'<p class="notice">{escape(LAW)}</p>',
         _overview(models),
     ]
@@ -105,6 +111,10 @@ def figure_of(value: float | None, as_percent: bool, interval: tuple[float, floa
     return f"{text} ({low} to {high})"
 
 
+FOLDED_FROM = 4
+"""More models than that stand side by side only where their intervals stand below their figures."""
+
+
 def _overview(models: Mapping[str, Evaluation]) -> str:
     rows = []
     for heading, key, as_percent in OVERALL:
@@ -117,7 +127,7 @@ def _overview(models: Mapping[str, Evaluation]) -> str:
         rows.insert(1, ("top-1 without near-duplicates", texts))
         removed = ["–" if d is None else f"{d.removed:,}" for d in clean]
         rows.insert(2, ("near-duplicates left out", removed))
-    return _table("", ["", *models], rows)
+    return _table("", ["", *models], rows, folded=len(models) > FOLDED_FROM)
 
 
 def _comparisons(comparisons: Sequence[ModelComparison]) -> str:
@@ -145,7 +155,7 @@ def _comparisons(comparisons: Sequence[ModelComparison]) -> str:
         "Differences on the same samples. Gained: samples that only this model gets right; lost: only the reference. "
         f"Better or worse: McNemar's exact test, corrected for the number of models (Holm), below {SIGNIFICANT}."
     )
-    return f"<h2>Against {escape(comparisons[0].reference)}</h2>{_table(caption, head, rows)}"
+    return f"<h2>Against {escape(comparisons[0].reference)}</h2>{_table(caption, head, rows, folded=True)}"
 
 
 def _points(difference: Difference, *, percent_points: bool) -> str:
@@ -232,14 +242,21 @@ def _confusion(one: Evaluation) -> str:
     )
 
 
-def _table(caption: str, head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+def _table(
+    caption: str, head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], *, folded: bool = False
+) -> str:
+    """``folded``: intervals stand below their figures, for tables that would be wider than a laptop's screen."""
+    before = "\n(" if folded else " ("
     headings = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for name, cells in rows
-    )
+    body = ""
+    for name, cells in rows:
+        inner = "".join(f"<td>{escape(cell.replace(' (', before))}</td>" for cell in cells)
+        body += f'<tr><th scope="row">{escape(name)}</th>{inner}</tr>'
     shown = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{shown}<thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="folded"' if folded else ""
+    return (
+        f'<div class="wide"><table{kind}>{shown}<thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _picture(png: bytes, text: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from made_results import outcome, result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from edge_fer.bench.compare import compare
 from edge_fer.bench.results import BenchResult, write_json
+from edge_fer.cli.bench_tables import show_comparison
 from edge_fer.cli.main import app
 from edge_fer.core.errors import BadInputError
 
@@ -100,3 +103,15 @@ def test_the_command_ends_with_one_when_something_became_slower(tmp_path: Path) 
     assert CliRunner().invoke(app, ["bench", "compare", a, b, "--ratios", "--markdown", str(page)]).exit_code == 0
     assert "| m/openvino/int8/t1/b1 | 0.025 | 0.033 | 1.000 |" in page.read_text(encoding="utf-8")
     assert "Largest change: 0.0%." in page.read_text(encoding="utf-8")
+
+
+def test_keys_are_told_apart_in_a_terminal_of_80_columns() -> None:
+    names = ("edge-fer-compact-int8-first", "edge-fer-compact-int8-second")
+    some = result(*(outcome("openvino", "int8", *STEADY, model=name) for name in names))
+    shown = StringIO()
+    report = compare(some, some, threshold=0.05)
+    show_comparison(Console(width=80, file=shown), report, "before.json", "after.json")
+    text = shown.getvalue()
+    assert "…" not in text
+    columns = [line.partition("   ")[0].strip() for line in text.splitlines()]
+    assert all(name in "".join(columns) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from edge_fer.evaluate.predict import softmax
 from edge_fer.evaluate.report import Comparison, Evaluation, as_png, draw, write_json
 from edge_fer.evaluate.report_html import OVERALL, figure_of, to_html, write_html
 from edge_fer.evaluate.score import score
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "runtime"))
+from browser import find_browser, open_tab
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 7, 150)
@@ -79,6 +83,22 @@ def test_several_models_are_compared() -> None:
     assert "better" in seen.cells
     assert "Its surest mistakes" in seen.cells
     assert len(seen.fetched) == 3
+
+
+@pytest.mark.slow
+def test_a_comparison_fits_a_laptop_s_screen(tmp_path: Path) -> None:
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    scores = {f"edge-fer-compact {name}": predicted(1.0 + k) for k, name in enumerate(("fp32", "bf16", "int8"))}
+    models = {name: evaluation(rows, name) for name, rows in scores.items()}
+    result = Comparison(models=models, comparisons=compare(LABELS, scores))
+    write_html(tmp_path / "r.html", result, dict.fromkeys(models, b""), {})
+    with open_tab(browser, tmp_path / "profile") as tab:
+        tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=800, deviceScaleFactor=1, mobile=False)
+        tab.open((tmp_path / "r.html").as_uri())
+        wide = tab.value("[...document.querySelectorAll('.wide')].map(box => box.scrollWidth - box.clientWidth)")
+    assert wide == [0] * len(wide) != []
 
 
 def test_names_are_text_and_never_markup() -> None:
