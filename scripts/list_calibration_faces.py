@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from edge_fer.core.errors import EdgeFerError
 from edge_fer.data.calibration_set import open_calibration_set, read_recipe, write_list
 
 
@@ -17,11 +18,13 @@ def main(path: Path) -> str:
     if name is None:
         raise SystemExit(f"{path} names no list.")
     target = path.parent / name
-    target.unlink(missing_ok=True)
-    found = open_calibration_set(path)
+    found = open_calibration_set(path, as_listed=False)
     write_list(target, found)
     return f"{target}: {len(found)} faces, {found.counts()}, sha256 {found.sha256}\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(Path(sys.argv[1])))
+    try:
+        sys.stdout.write(main(Path(sys.argv[1])))
+    except EdgeFerError as error:
+        raise SystemExit(str(error)) from None

@@ -125,8 +125,11 @@ class _Selection:
     duplicates: int
 
 
-def open_calibration_set(path: Path, *, seed: int = 0) -> CalibrationSet:
+def open_calibration_set(path: Path, *, seed: int = 0, as_listed: bool = True) -> CalibrationSet:
     """Resolve and check a folder or a YAML recipe.
+
+    Args:
+        as_listed: refuse a recipe that resolves to other faces than its list says; false for who writes that list.
 
     Raises:
         CalibrationError: the set is missing, empty, too small, one-sided, blank, or not what its list says.
@@ -139,7 +142,7 @@ def open_calibration_set(path: Path, *, seed: int = 0) -> CalibrationSet:
     if path.is_file():
         if path.suffix.lower() not in (".yaml", ".yml"):
             raise CalibrationError(f"{path} is neither a folder of face crops nor a recipe (.yaml).")
-        return _from_recipe(path)
+        return _from_recipe(path, as_listed=as_listed)
     if not any(child.is_dir() for child in path.iterdir()):
         return _from_flat_folder(path, seed)
     try:
@@ -178,7 +181,7 @@ def pixel_digest(image: Image) -> str:
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def _from_recipe(path: Path) -> CalibrationSet:
+def _from_recipe(path: Path, *, as_listed: bool) -> CalibrationSet:
     recipe = read_recipe(path)
     dataset = _find_dataset(path, recipe.dataset)
     try:
@@ -189,7 +192,7 @@ def _from_recipe(path: Path) -> CalibrationSet:
         raise UsageError(error.message, fix=f"Name one in {path} as split: {', '.join(error.splits)}.") from None
     selection = _select(_by_class(samples), recipe.per_class, recipe.seed)
     found = _checked(selection, f"{path.name} ({recipe.dataset})")
-    if recipe.list is not None and (path.parent / recipe.list).exists():
+    if as_listed and recipe.list is not None and (path.parent / recipe.list).exists():
         _compare_list(path.parent / recipe.list, found)
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -90,6 +92,22 @@ def test_a_recipe_must_resolve_to_its_committed_list(class_folders, tmp_path):
     cv2.imwrite(str(class_folders / changed), picture(777))
     with pytest.raises(CalibrationError, match=rf"other faces than .*r\.ids\.txt lists; .* differs is {changed}"):
         open_calibration_set(recipe)
+
+
+def test_a_list_is_renewed_only_when_the_faces_are_there(class_folders, tmp_path, monkeypatch):
+    monkeypatch.delenv("EDGE_FER_DATA", raising=False)
+    recipe, listed = tmp_path / "r.yaml", tmp_path / "r.ids.txt"
+    recipe.write_text(yaml.safe_dump({"dataset": "faces", "per_class": 6, "seed": 1, "list": "r.ids.txt"}))
+    listed.write_text("of another data set\n")
+    class_folders.rename(tmp_path / "away")
+    command = [sys.executable, str(COMMITTED.parent / "scripts" / "list_calibration_faces.py"), str(recipe)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode != 0
+    assert "was not found" in told.stderr
+    assert listed.read_text() == "of another data set\n"
+    (tmp_path / "away").rename(class_folders)
+    subprocess.run(command, check=True, capture_output=True)
+    open_calibration_set(recipe)
 
 
 @pytest.mark.parametrize(
