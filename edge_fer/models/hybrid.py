@@ -78,7 +78,10 @@ class TokenEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         places = self.project(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(places.shape[0], -1, -1), places], dim=1) + self.position
+        # Not `expand`: OpenVINO 2026.4 reads wrong places when it concatenates an expanded constant in an int8 network
+        # of any batch size. The same values without it.
+        token = self.class_token + 0.0 * places[:, :1]
+        tokens = torch.cat([token, places], dim=1) + self.position
         out: Tensor = self.layers(tokens)[:, 0]
         return out
 
