@@ -246,7 +246,8 @@ def _drop(drop: float, interval: tuple[float, float]) -> str:
 def _attempt(attempt: AttemptReport) -> str:
     kept = ", ".join(attempt.float_layers) or "none"
     verdict = "passes" if attempt.passed else "does not pass"
-    return f"Tried int8 with these layers in fp32: {kept}; drop {_drop(attempt.drop, attempt.drop_interval)}, {verdict}"
+    drop = _drop(attempt.drop, attempt.drop_interval)
+    return f"Tried int8 ({attempt.how}) with these layers in fp32: {kept}; drop {drop}, {verdict}"
 
 
 def _gate_sentence(gate: GateRecord) -> str:

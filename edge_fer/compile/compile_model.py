@@ -93,7 +93,7 @@ def compile_model(
         )
         verified = verifier.run(candidates_here(forms.models, request.host_backend))
         blame_on = _inputs(checkpoint, faces, SENSITIVITY_SAMPLES)
-        verified, gate, attempts = climb(request, forms, verifier, verified, blame_on, step)
+        verified, gate, attempts = climb(request, forms, verifier, verified, blame_on, step, heats)
         ladder = heats.verdict(forms, verified, gate, attempts) if heats is not None else None
         manifest, gaps = write_certificate(folder, checkpoint, forms, verified, torch_parity, gate, ladder)
         # What a rung that did not pass left behind must not travel.

@@ -24,6 +24,9 @@ from edge_fer.compile.verify import Candidate, Progress, Verified, candidates_he
 from edge_fer.core.manifest import GateRecord, LadderRecord, Variant
 from edge_fer.core.spec import ModelSpec
 
+FOR_SPEED = "the int8 form for CPUs computes"
+"""How the note begins that says what is left in floating point for speed."""
+
 
 @dataclass(frozen=True)
 class _Form:
@@ -81,9 +84,34 @@ class Heats:
         )
         if winners:
             forms.notes.append(
-                f"the int8 form for CPUs computes {winners[0]} in fp32, because that is faster here "
-                f"({len(chosen.float_layers)} layers)"
+                f"{FOR_SPEED} {winners[0]} in fp32, because that is faster here ({len(chosen.float_layers)} layers)"
             )
+
+    def worth_trying(self, verified: Sequence[Verified]) -> list[frozenset[str]]:
+        """Int8 forms that were timed, by their layers in floating point, the fastest first.
+
+        Only those that are faster than every engine that may be chosen without int8: the others cannot win.
+
+        Args:
+            verified: says which half precisions may not be chosen.
+        """
+        barred = {_key(item) for item in verified if item.error is not None or self._lower_failed(item) is not None}
+        gains: dict[frozenset[str], float] = {}
+        for heat in range(1, self._heat + 1):
+            here = [contestant for contestant in self._contestants if contestant.heat == heat]
+            floats = [c.timing for c in here if c.precision != "int8" and (c.backend, c.precision) not in barred]
+            for layers in {c.float_layers for c in here if c.precision == "int8"}:
+                int8 = [c.timing for c in here if c.precision == "int8" and c.float_layers == layers]
+                gains[frozenset(layers)] = gain(floats, int8)
+        return sorted((layers for layers, value in gains.items() if value > 1), key=lambda layers: -gains[layers])
+
+    def gain_of(self, forms: Forms, one: frozenset[str], other: frozenset[str]) -> float:
+        """How many times as fast the second of two int8 forms is, given by their layers in floating point."""
+        if one == other:
+            return 1.0
+        pair = [self._int8(forms, one, "timed already"), self._int8(forms, other, "without the layers to blame")]
+        timed = self._run([_Form(FP32, forms.models[FP32]), *pair])
+        return gain(timed[pair[0].float_layers], timed[pair[1].float_layers])
 
     def verdict(
         self,
@@ -188,11 +216,13 @@ def _key(item: Verified) -> tuple[str, str]:
 
 def _attempt_failed(attempt: AttemptReport) -> str:
     lost = _points(attempt.harmed_classes)
-    return f"loses {attempt.drop:.2f} points of top-1" + (f", and of recall {lost}" if lost else "")
+    low, high = attempt.drop_interval
+    points = f"loses {attempt.drop:.2f} points of top-1 (95 %: {low:.2f} to {high:.2f})"
+    return points + (f", and of recall {lost}" if lost else "")
 
 
 def _points(harmed: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {points:.1f}" for name, points in harmed.items())
 
 
-__all__ = ["Heats"]
+__all__ = ["FOR_SPEED", "Heats"]

@@ -1,8 +1,8 @@
-"""When int8 loses too much accuracy: find the layers to blame, keep those in fp32, and try again."""
+"""When int8 loses too much accuracy: try what was timed already, and find the layers to blame; the faster stays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnx import ModelProto
 from edge_fer.compile.calibrate import Calibration, open_session, run_logits
 from edge_fer.compile.forms import FP32, Forms, write_int8
 from edge_fer.compile.graph import Graph
+from edge_fer.compile.heats import FOR_SPEED, Heats
 from edge_fer.compile.plan import fused_output, plan_quantisation
 from edge_fer.compile.quantize_int8 import quantize_int8
 from edge_fer.compile.report import AttemptReport
@@ -103,6 +104,67 @@ def sensitivities(
     return sorted((s for s in found if s.gain > 0), key=lambda s: -s.gain)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """An int8 form that was held against the gate.
+
+    Attributes:
+        float_layers: in floating point in every form, because int8 harms them.
+        cpu_float_layers: also in floating point in the ``cpu`` form, because int8 slows them down.
+        verified, gate: what every candidate gave with it, and the verdict.
+    """
+
+    float_layers: frozenset[str]
+    cpu_float_layers: frozenset[str]
+    verified: list[Verified]
+    gate: GateRecord
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """All that the ``cpu`` form computes in floating point."""
+        return self.float_layers | self.cpu_float_layers
+
+
+class _Ladder:
+    """The steps that were tried. Each one rewrites the forms and their files in the verifier's folder."""
+
+    def __init__(self, request: CompileRequest, forms: Forms, verifier: Verifier, verified: list[Verified]) -> None:
+        self._request, self._forms, self._verifier = request, forms, verifier
+        self.verified = verified
+        self.gate = gate_record(verified, request.max_drop, applied=request.gate)
+        self.attempts: list[AttemptReport] = []
+        if self.gate.applied and not self.gate.passed:
+            self.attempts.append(_attempt(forms, self.gate, "the fastest form"))
+
+    def first_passing(self, forms: Iterable[tuple[frozenset[str], frozenset[str]]], how: str) -> _Step | None:
+        """The first of these (float_layers, cpu_float_layers) that passes; ``how`` they were found is for people."""
+        for float_layers, cpu_float_layers in forms:
+            self._write(float_layers, cpu_float_layers)
+            int8 = [item.candidate for item in self.verified if item.candidate.precision == "int8"]
+            others = [item for item in self.verified if item.candidate.precision != "int8"]
+            self.verified = [*others, *self._verifier.run(int8)]
+            if _all_failed(self.verified):
+                continue
+            self.gate = gate_record(self.verified, self._request.max_drop, applied=True)
+            self.attempts.append(_attempt(self._forms, self.gate, how))
+            if self.gate.passed:
+                return _Step(float_layers, cpu_float_layers, self.verified, self.gate)
+        return None
+
+    def return_to(self, step: _Step) -> None:
+        self._write(step.float_layers, step.cpu_float_layers)
+        self.verified, self.gate = step.verified, step.gate
+
+    def _write(self, float_layers: frozenset[str], cpu_float_layers: frozenset[str]) -> None:
+        write_int8(
+            self._forms,
+            trt=self._request.wants_trt,
+            float_layers=sorted(float_layers),
+            cpu_float_layers=sorted(cpu_float_layers),
+        )
+        self._forms.save(self._verifier.folder)
+
+
 def climb(
     request: CompileRequest,
     forms: Forms,
@@ -110,18 +172,20 @@ def climb(
     verified: list[Verified],
     inputs: NDArray[np.float32],
     step: Progress,
+    heats: Heats | None = None,
 ) -> tuple[list[Verified], GateRecord | None, list[AttemptReport]]:
-    """Hold int8 against the gate, and climb until it passes.
+    """Hold int8 against the gate; when it fails, try the forms that were timed, and those without the layers to blame.
 
-    The forms and the files in the verifier's folder are rewritten by each rung. When no rung passes, or no engine here
-    computes what an int8 form says, int8 leaves the bundle, unless it was asked for by name.
+    Of either sort the first that passes counts; where both have one, they race, and the faster stays. When nothing
+    passes, or no engine here computes what an int8 form says, int8 leaves the bundle, unless it was asked for by name.
 
     Args:
         verified: what every candidate gave for the first int8 form.
         inputs: faces (n, C, H, W) on which the layers to blame are found; no labels are needed for that.
+        heats: what was timed; ``None`` where nothing was.
 
     Raises:
-        BadInputError: int8 was asked for by name, and no rung passes or no engine computes it.
+        BadInputError: int8 was asked for by name, and nothing passes or no engine computes it.
     """
     if forms.calibration is None:
         return verified, None, []
@@ -132,33 +196,35 @@ def climb(
         forms.notes.append(f"{sentence}; so the bundle has no int8 form")
         forms.drop_int8()
         return [item for item in verified if item.candidate.precision != "int8"], None, []
-    gate = gate_record(verified, request.max_drop, applied=request.gate)
-    if not gate.applied or gate.passed:
-        return verified, gate, []
-    attempts = [_attempt(forms, gate)]
-    blamed = sensitivities(forms.models[FP32], forms.calibration, inputs, threads=usable_threads(), progress=step)
+    ladder = _Ladder(request, forms, verifier, verified)
+    if not ladder.gate.applied or ladder.gate.passed:
+        return verified, ladder.gate, []
+    # Every step starts from the form that failed; layers that its calibration names stay in floating point.
+    failed = forms.calibration
+    always, slow = frozenset(failed.float_layers), frozenset(failed.cpu_float_layers)
+    worth = heats.worth_trying(verified) if heats is not None else []
+    timed = ladder.first_passing(
+        # What rounds more than the form that failed fails too. Layers that are out for accuracy are out of every form:
+        # what int8 harms on this machine it harms on others.
+        ((layers, frozenset()) for layers in worth if not layers <= always | slow),
+        "timed already",
+    )
+    blamed = sensitivities(forms.models[FP32], failed, inputs, threads=usable_threads(), progress=step)
     total = len(plan_quantisation(Graph(forms.models[FP32])).layers)
-    # Layers that the calibration names were left in floating point for a reason: a rung adds to them.
-    always = frozenset(forms.calibration.float_layers)
-    for kept in _rungs(blamed, total - len(forms.calibration.cpu_float)):
-        write_int8(forms, float_layers=sorted(always | kept), trt=request.wants_trt)
-        forms.save(verifier.folder)
-        int8 = [item.candidate for item in verified if item.candidate.precision == "int8"]
-        others = [item for item in verified if item.candidate.precision != "int8"]
-        verified = [*others, *verifier.run(int8)]
-        if _all_failed(verified):
-            continue
-        gate = gate_record(verified, request.max_drop, applied=True)
-        attempts.append(_attempt(forms, gate))
-        if gate.passed:
-            names = ", ".join(forms.calibration.cpu_float)
-            count = len(forms.calibration.cpu_float)
-            forms.notes.append(f"int8 passes the gate with {count} of {total} layers kept in fp32: {names}")
-            return verified, gate, attempts
-    best = min(attempts, key=lambda a: a.drop)
+    rungs = _rungs(blamed, total - len(always | slow))
+    mended = ladder.first_passing(((always | kept, slow) for kept in rungs), "without the layers to blame")
+    winner, why = _faster(timed, mended, forms, heats)
+    if winner is not mended:
+        forms.notes = [note for note in forms.notes if not note.startswith(FOR_SPEED)]
+    if winner is not None:
+        ladder.return_to(winner)
+        names, count = ", ".join(forms.calibration.cpu_float), len(forms.calibration.cpu_float)
+        forms.notes.append(f"int8 passes the gate with {count} of {total} layers kept in fp32: {names}; {why}")
+        return ladder.verified, ladder.gate, ladder.attempts
+    best = min(ladder.attempts, key=lambda a: a.drop)
     sentence = (
         f"int8 loses {best.drop:.2f} points of top-1 at best (95 %: {best.drop_interval[0]:.2f} to "
-        f"{best.drop_interval[1]:.2f}, {gate.n} faces), more than --max-drop {request.max_drop:g}"
+        f"{best.drop_interval[1]:.2f}, {ladder.gate.n} faces), more than --max-drop {request.max_drop:g}"
     )
     if best.drop <= request.max_drop:
         lost = ", ".join(f"{name} {points:.1f}" for name, points in best.harmed_classes.items())
@@ -172,7 +238,19 @@ def climb(
         )
     forms.notes.append(f"{sentence}, so the bundle has no int8 form")
     forms.drop_int8()
-    return [item for item in verified if item.candidate.precision != "int8"], gate, attempts
+    return [item for item in ladder.verified if item.candidate.precision != "int8"], ladder.gate, ladder.attempts
+
+
+def _faster(timed: _Step | None, mended: _Step | None, forms: Forms, heats: Heats | None) -> tuple[_Step | None, str]:
+    """Which of two forms that pass stays, and why; ``None`` where neither does."""
+    if timed is None or heats is None:
+        return mended, "it is the first that passes without the layers to blame"
+    if mended is None:
+        return timed, "of the forms that were timed it is the fastest that passes, and no search for layers finds one"
+    gain = heats.gain_of(forms, timed.layers, mended.layers)
+    if gain > 1:
+        return mended, f"it is {gain:.2f} times as fast as the fastest timed form that passes"
+    return timed, "it was timed, and the form without the layers to blame passes too but is no faster"
 
 
 def _all_failed(verified: list[Verified]) -> list[str]:
@@ -183,7 +261,7 @@ def _all_failed(verified: list[Verified]) -> list[str]:
 
 
 def _rungs(blamed: list[Sensitivity], total: int) -> Iterator[frozenset[str]]:
-    """Growing sets of layers to keep in fp32, as long as something stays int8."""
+    """Growing sets of layers to keep in fp32, as long as something of ``total`` stays int8."""
     previous: frozenset[str] = frozenset()
     for count in RUNGS:
         kept = frozenset().union(*(s.layers for s in blamed[:count]))
@@ -192,10 +270,11 @@ def _rungs(blamed: list[Sensitivity], total: int) -> Iterator[frozenset[str]]:
         previous = kept
 
 
-def _attempt(forms: Forms, gate: GateRecord) -> AttemptReport:
+def _attempt(forms: Forms, gate: GateRecord, how: str) -> AttemptReport:
     if forms.calibration is None or gate.drop is None or gate.drop_interval is None:
         raise ValueError("an attempt has ranges and a drop")
     return AttemptReport(
+        how=how,
         float_layers=forms.calibration.cpu_float,
         drop=gate.drop,
         drop_interval=gate.drop_interval,

@@ -30,9 +30,10 @@ class CandidateReport(Frozen):
 
 
 class AttemptReport(Frozen):
-    """One try of the ladder: layers kept in fp32, the worst drop that was left, and the points of recall that classes
-    lost beyond what was allowed and what chance explains."""
+    """One try of the ladder: ``how`` its form was found, layers kept in fp32, the worst drop that was left, and the
+    points of recall that classes lost beyond what was allowed and what chance explains."""
 
+    how: str
     float_layers: tuple[str, ...]
     drop: float
     drop_interval: tuple[float, float]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_networks import COMPACT, OPTIONS, RESNET
+from tiny_networks import COMPACT, COMPACT_RGB, OPTIONS, RESNET
 
 from edge_fer.compile.canary_faces import canary_images, face_batch
 from edge_fer.compile.export_onnx import export_onnx
@@ -70,6 +70,12 @@ def _trained(spec: ModelSpec, options: dict[str, object], faces, steps: int) -> 
 def tiny(faces) -> torch.nn.Module:
     """A trained 60 k parameter version of the default network for 32x32 grey faces."""
     return _trained(COMPACT, OPTIONS, faces, 200)
+
+
+@pytest.fixture(scope="session")
+def tiny_rgb(faces) -> torch.nn.Module:
+    """The same for faces in colour."""
+    return _trained(COMPACT_RGB, OPTIONS, faces, 200)
 
 
 @pytest.fixture(scope="session")

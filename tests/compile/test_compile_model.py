@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_networks import COMPACT, OPTIONS
+from tiny_networks import COMPACT, COMPACT_RGB, OPTIONS
 
 from edge_fer.backends.canary import check_canary
+from edge_fer.backends.race import Stopwatch, Timing
 from edge_fer.backends.registry import open_engine, open_onnx
 from edge_fer.compile.calibrate import read_calibration
 from edge_fer.compile.canary_faces import CEILING, FLOOR, canary_images
@@ -272,21 +274,25 @@ def stretched(model: torch.nn.Module) -> torch.nn.Module:
     return changed.eval()
 
 
+def gated(checkpoint: Path, faces: Path, out: Path) -> CompileRequest:
+    """Int8 by ranges that clip nothing, held against fp32 on the faces that they were measured on."""
+    return CompileRequest(
+        checkpoint=checkpoint,
+        out=out,
+        precision="int8",
+        calibration=faces,
+        method="minmax",
+        data=faces,
+        max_drop=3.0,
+        backend="onnxruntime",
+    )
+
+
 def test_the_ladder_keeps_the_layers_to_blame_in_fp32(tiny, face_folder, tmp_path):
     """A network that per-tensor int8 cannot represent: the ladder finds the layer, and the rest stays int8."""
     path = tmp_path / "hard.safetensors"
     save_checkpoint(path, COMPACT, OPTIONS, stretched(tiny))
-    asked = CompileRequest(
-        checkpoint=path,
-        out=tmp_path / "hard",
-        precision="int8",
-        calibration=face_folder,
-        method="minmax",
-        data=face_folder,
-        max_drop=3.0,
-        backend="onnxruntime",
-        build=False,
-    )
+    asked = replace(gated(path, face_folder, tmp_path / "hard"), build=False)
     report = compile_model(asked)
     assert not report.attempts[0].passed
     assert report.attempts[-1].passed
@@ -299,6 +305,71 @@ def test_the_ladder_keeps_the_layers_to_blame_in_fp32(tiny, face_folder, tmp_pat
     assert ungated.gate.applied is False
     assert ungated.gate.passed is False
     assert ungated.attempts == ()
+
+
+@pytest.fixture
+def loud_blue(tiny_rgb, face_folder, tmp_path) -> CompileRequest:
+    """A network whose contract scales blue up by 3000 and whose first convolution scales it down: no range fits the
+    input, and with the first convolution in fp32 nothing reads it as integers."""
+    changed = copy.deepcopy(tiny_rgb)
+    with torch.no_grad():
+        changed.stem[0].weight[:, 2] /= 3000.0
+    preprocess = COMPACT_RGB.preprocess.model_copy(update={"std": (0.25, 0.25, 0.25 / 3000.0)})
+    spec = COMPACT_RGB.model_copy(update={"preprocess": preprocess})
+    save_checkpoint(tmp_path / "loud.safetensors", spec, OPTIONS, changed)
+    return gated(tmp_path / "loud.safetensors", face_folder, tmp_path / "loud")
+
+
+def times(us: dict[str, float]) -> Stopwatch:
+    """A stopwatch that gives these times by what an entrant's name ends with."""
+
+    def stopwatch(entrants, spec, *, threads, progress):
+        found = [next(value for end, value in us.items() if entrant.name.endswith(end)) for entrant in entrants]
+        return [Timing(rounds_us=(value, value)) for value in found]
+
+    return stopwatch
+
+
+QUICK = {"fp32": 900.0, "int8": 300.0, "without the first convolution": 400.0, "timed already": 400.0}
+
+
+def test_a_timed_form_that_passes_is_taken_where_the_fastest_fails_the_gate(loud_blue):
+    report = compile_model(loud_blue, stopwatch=times(QUICK | {"without the layers to blame": 420.0}))
+    first, second = report.attempts[:2]
+    assert (first.how, first.float_layers, first.passed) == ("the fastest form", (), False)
+    assert (second.how, second.float_layers, second.passed) == ("timed already", ("stem.0",), True)
+    bundle = open_bundle(loud_blue.out)
+    assert read_calibration(bundle.file("calibration.json")).float_layers == ("stem.0",), "int8 harms it everywhere"
+    assert bundle.manifest.gate.passed
+    verdicts = {trial.float_layers: trial for trial in bundle.manifest.ladder.trials if trial.precision == "int8"}
+    assert verdicts["stem.0",].verdict == "chosen"
+    assert re.match(r"loses \d+\.\d\d points of top-1 \(95 %: ", verdicts[()].why)
+    assert any("kept in fp32: stem.0; it was timed, and the form without the layers" in note for note in report.notes)
+    with open_engine(bundle, backend="onnxruntime", precision="int8"):
+        pass
+
+
+@pytest.mark.parametrize(("blamed_us", "wins"), [(350.0, "blamed"), (450.0, "timed")])
+def test_of_a_timed_form_and_one_without_the_layers_to_blame_the_faster_stays(loud_blue, monkeypatch, blamed_us, wins):
+    monkeypatch.setattr("edge_fer.compile.ladder.RUNGS", (2,))  # another form than the timed one
+    report = compile_model(loud_blue, stopwatch=times(QUICK | {"without the layers to blame": blamed_us}))
+    timed, mended = report.attempts[1:]
+    assert (timed.how, mended.how) == ("timed already", "without the layers to blame")
+    assert timed.passed
+    assert mended.passed
+    kept = (mended if wins == "blamed" else timed).float_layers
+    manifest = open_bundle(loud_blue.out).manifest
+    chosen = next(trial for trial in manifest.ladder.trials if trial.verdict == "chosen")
+    assert (chosen.precision, chosen.float_layers) == ("int8", kept)
+    assert read_calibration(loud_blue.out / "calibration.json").float_layers == kept
+    other = (timed if wins == "blamed" else mended).float_layers
+    assert {t.float_layers: t.verdict for t in manifest.ladder.trials if t.precision == "int8"}[other] == "left"
+
+
+def test_a_timed_form_that_is_slower_than_fp32_is_not_tried(loud_blue):
+    report = compile_model(loud_blue, stopwatch=times(QUICK | {"without the first convolution": 950.0}))
+    assert "timed already" not in {attempt.how for attempt in report.attempts}
+    assert report.attempts[-1].passed
 
 
 HELD = "stages.1.0.0"
