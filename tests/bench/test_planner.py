@@ -47,6 +47,12 @@ def test_what_test_faces_cannot_tell_apart_is_decided_by_cost() -> None:
     assert setup.engine.precision == "int8"
 
 
+def test_between_fp32_and_int8_a_hair_of_time_decides_where_accuracies_are_equal() -> None:
+    for fp32_ms, wanted in ((2.02, "int8"), (1.98, "fp32")):
+        setup = chosen([engine(fp32_ms, 0.692, precision="fp32"), engine(2.0, 0.690)], [detector(5.0)])
+        assert setup.engine.precision == wanted
+
+
 def test_a_network_that_is_too_slow_is_left_for_one_that_fits() -> None:
     setup = chosen([engine(40.0, 0.72, engine="large"), engine(2.0, 0.65)], [detector(5.0)])
     assert setup.engine.engine == "m"
