@@ -148,7 +148,11 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, *sessions: list[Picture | None] | N
 def test_a_camera_that_is_unplugged_comes_back_in_another_mode(
     demo: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before, between and after: every frame is labelled or counted, and the video has the whole of it."""
+    """Before, between and after: every frame is labelled or counted, and the video has the whole of it.
+
+    A line for each frame, on a busy machine too: a camera's lines wait in a queue of 512. While it was as short as that
+    of pictures, three lines late cost the fourth.
+    """
     half = [np.ascontiguousarray(cv2.resize(picture, (480, 270))) for picture in demo]
     spoilt: list[Picture | None] = [demo[0], None, *demo[1:], None]
     plug_in(monkeypatch, [*demo, *spoilt], None, None, half * 5000)
