@@ -159,21 +159,24 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Keep other processes that lock the same ``path`` out, by a hidden file beside it that is gone afterwards.
 
     The system lets go of the lock when its process ends, however it ends. On a file system without locks nobody is
-    kept out.
+    kept out, nor where nothing may be written: whoever only reads there needs no lock, and a write says so itself.
 
     Args:
         path: the file or folder that is worked on; it need not exist.
         wait: for the other one to end; otherwise yield ``False`` at once, and hold nothing.
 
     Raises:
-        DeviceError, BadInputError: the file cannot be made.
+        DeviceError, BadInputError: the file cannot be made for another reason, such as a full disk.
     """
     place = path.absolute().with_name(f".{path.absolute().name}.lock")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         file = _lock(place, wait=wait)
     except OSError as error:
-        raise describe_os_error(error, place) from error
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise describe_os_error(error, place) from error
+        yield True
+        return
     if file is None:
         yield False
         return

@@ -229,3 +229,9 @@ def test_a_place_that_takes_no_files_is_told_before_and_by_the_writers(tmp_path:
         check_writable(tmp_path)
     check_writable(tmp_path / "new" / "result.json")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder in which nobody may make files")
+def test_where_nothing_may_be_written_nobody_is_kept_out() -> None:
+    with locked(Path("/sys/kernel/finished-dataset"), wait=False) as ours:
+        assert ours, "a finished data set on a read-only disk is only read"
