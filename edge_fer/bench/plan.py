@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from edge_fer.core.bundle import find_bundle
 from edge_fer.core.errors import UsageError
+from edge_fer.core.files import shortest_end
 from edge_fer.core.findings import findings
 from edge_fer.core.packages import require_package
 from edge_fer.core.settings_files import read_settings
@@ -169,6 +170,24 @@ def model_entry(text: str) -> ModelEntry:
         raise UsageError(f"--model {text!r}: {size!r} is no size in pixels.", fix="Write resnet18@112.")
     _check_architecture(arch)
     return ModelEntry(name=text, arch=arch, size_hw=(int(size), int(size)))
+
+
+def model_entries(texts: Sequence[str]) -> list[ModelEntry]:
+    """Several models as people type them. Bundles in folders of one name, such as two trainings by one recipe, are told
+    apart by the ends of their paths.
+
+    Raises:
+        what :func:`model_entry` does.
+    """
+    entries = [model_entry(text) for text in texts]
+    folders = {entry.bundle: find_bundle(entry.bundle).resolve() for entry in entries if entry.bundle is not None}
+    named = []
+    for entry in entries:
+        same = [other.bundle for other in entries if other.name == entry.name and other.bundle is not None]
+        if entry.bundle is not None and (others := {folders[text] for text in same} - {folders[entry.bundle]}):
+            entry = entry.model_copy(update={"name": shortest_end(folders[entry.bundle], others)})
+        named.append(entry)
+    return named
 
 
 def _check_architecture(name: str) -> None:

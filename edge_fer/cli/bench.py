@@ -63,7 +63,7 @@ def bench(
     from edge_fer.bench.markdown import write_markdown
     from edge_fer.bench.merge import check_mergeable
     from edge_fer.bench.merge import merge as merged
-    from edge_fer.bench.plan import changed, default_plan, load_plan, model_entry
+    from edge_fer.bench.plan import changed, default_plan, load_plan, model_entries
     from edge_fer.bench.plan import only as restricted
     from edge_fer.bench.profiles import find_profile
     from edge_fer.bench.publish import page_links, publish
@@ -76,7 +76,7 @@ def bench(
     chosen = changed(
         default_plan() if plan is None else load_plan(plan),
         {
-            "models": [model_entry(text).model_dump() for text in model],
+            "models": [entry.model_dump() for entry in model_entries(model)],
             "run": run,
             "threads": threads,
             "batches": batch,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_fer.core.errors import UsageError
+from edge_fer.core.files import shortest_end
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,9 +248,7 @@ def _model_name(one: _Ran, ran: list[_Ran]) -> str:
     namesakes = {other.path.resolve() for other in ran if other.spec.name == one.spec.name} - {path}
     if not namesakes:
         return one.spec.name
-    depths = range(1, len(path.parts))
-    ends = (path.parts[-n:] for n in depths if all(other.parts[-n:] != path.parts[-n:] for other in namesakes))
-    return "/".join(next(ends, path.parts))
+    return shortest_end(path, namesakes)
 
 
 def _about(ran: _Ran, request: Request) -> dict[str, str]:

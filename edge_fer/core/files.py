@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -304,6 +304,12 @@ def _swap(temporary: Path, path: Path) -> None:
         if old.exists() and not path.exists():
             old.replace(path)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def shortest_end(path: Path, others: Collection[Path]) -> str:
+    """The last parts of ``path`` that none of the others ends in, as few as do: ``second/best.safetensors``."""
+    ends = (path.parts[-n:] for n in range(1, len(path.parts)))
+    return "/".join(next((end for end in ends if all(o.parts[-len(end) :] != end for o in others)), path.parts))
 
 
 def inside(folder: Path, name: str) -> Path:

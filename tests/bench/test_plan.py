@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_fer.bench.plan import ModelEntry, Plan, changed, default_plan, load_plan, model_entry, only
+from edge_fer.bench.plan import ModelEntry, Plan, changed, default_plan, load_plan, model_entries, model_entry, only
 from edge_fer.core.errors import BadInputError, UsageError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "benchmarks" / "plans"
@@ -90,6 +90,17 @@ def test_models_are_typed_as_bundles_or_as_architectures(tmp_path: Path) -> None
         with pytest.raises(UsageError, match="'resnet19'") as told:
             model_entry(typed)
         assert "resnet18" in str(told.value)
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "edge-fer-compact"
+    mine.mkdir(parents=True)
+    entries = model_entries([str(mine), "edge-fer-compact", "resnet18"])
+    assert [entry.name for entry in entries] == ["mine/edge-fer-compact", "engines/edge-fer-compact", "resnet18"]
+    assert [entry.bundle for entry in entries] == [str(mine), "edge-fer-compact", None]
+    assert [entry.name for entry in model_entries([str(mine), "resnet18@64"])] == ["edge-fer-compact", "resnet18@64"]
+    with pytest.raises(UsageError, match="two models have the same name"):
+        changed(default_plan(), {"models": [entry.model_dump() for entry in model_entries([str(mine), str(mine)])]})
 
 
 def test_without_torch_an_architecture_needs_it_and_a_typing_error_is_one() -> None:
