@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -94,6 +93,6 @@ def test_mistakes_are_told_before_the_work(tmp_path: Path, monkeypatch: pytest.M
         check_timeline(tmp_path / "scores.pdf")
     with pytest.raises(BadInputError, match="does not exist"):
         check_timeline(tmp_path / "no" / "scores.png")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("edge_fer.core.packages.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'edge-fer\[report\]'"):
         check_timeline(tmp_path / "scores.png")
