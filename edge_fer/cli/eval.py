@@ -72,6 +72,11 @@ def evaluate(
                 "--arch, --png, --html, --report, --audit and --split are for expression networks.",
                 fix="--mistakes DIR, --json FILE",
             )
+        if was_typed(context, "detector"):
+            raise UsageError(
+                "--detector finds faces for expression networks; the detector to evaluate is the model.",
+                fix="edge-fer eval edge-fer-face --task detection",
+            )
         if len(named) > 1:
             raise UsageError("One detector at a time, please.")
         evaluate_detector(named[0], data, teacher, backend, precision, threads, json, mistakes)

@@ -118,6 +118,8 @@ def _of_faces(texts: list[tuple[str | None, str | None]], request: Request, cons
     located = None if request.detector is None else _locate(request.detector, samples, console)
     if located is not None and leaked is not None:
         leaked = leaked[located.found]
+    # Without the file behind its name, which is a path of this machine.
+    found_by = "" if request.detector is None else f", found by {request.detector.partition('=')[0]}"
     done: list[_Done] = []
     first: tuple[str, ...] = ()
     for name, precision in texts:
@@ -142,7 +144,7 @@ def _of_faces(texts: list[tuple[str | None, str | None]], request: Request, cons
         scored = score(labels, rows, first, leaked=leaked)
         evaluation = Evaluation(
             **scored.metrics.model_dump(),
-            **_about(ran, request),
+            **_about(ran, request, found_by),
             curves=scored.curves,
             deduplicated=scored.deduplicated,
             found_faces=found,
@@ -251,7 +253,8 @@ def _model_name(one: _Ran, ran: list[_Ran]) -> str:
     return shortest_end(path, namesakes)
 
 
-def _about(ran: _Ran, request: Request) -> dict[str, str]:
+def _about(ran: _Ran, request: Request, found_by: str = "") -> dict[str, str]:
+    """What is told of every evaluation; ``found_by``: a picture of it that is passed on must say so too."""
     from edge_fer import __version__
     from edge_fer.backends.host import cpu_name
 
@@ -266,7 +269,7 @@ def _about(ran: _Ran, request: Request) -> dict[str, str]:
         "precision": precision,
         "device": cpu_name(),
         # The folder's name only: a path tells more about the machine than about the data.
-        "data": f"{folder}/{request.split}" if request.split else folder,
+        "data": (f"{folder}/{request.split}" if request.split else folder) + found_by,
     }
 
 

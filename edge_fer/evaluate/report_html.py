@@ -170,16 +170,28 @@ def p_value(value: float) -> str:
 
 
 def _model(name: str, one: Evaluation, figures: bytes, mistakes: bytes | None) -> list[str]:
+    found = one.found_faces
     per_class = []
     for label, row in one.per_class.items():
         cells = [
             figure_of(getattr(row, key), key != "auc" and key != "average_precision", row.intervals.get(key))
             for key in ("precision", "recall", "f1", "auc", "average_precision")
         ]
-        per_class.append((label, [*cells, f"{row.support:,}"]))
-    head = ["", "precision", "recall", "F1", "AUC", "average precision", one.unit]
+        shares = () if found is None else (percent(found.found_share[label]) if label in found.found_share else "–",)
+        per_class.append((label, [*cells, f"{row.support:,}", *shares]))
+    head = [
+        "",
+        "precision",
+        "recall",
+        "F1",
+        "AUC",
+        "average precision",
+        one.unit,
+        *(() if found is None else ("found",)),
+    ]
     parts = [
         f"<h2>{escape(name)}</h2>",
+        *(f"<p>{escape(sentence)}</p>" for sentence in (() if found is None else found.told())),
         _table("Class by class, each against the rest.", head, per_class),
         _confusion(one),
     ]  # fmt: skip
@@ -191,8 +203,6 @@ def _model(name: str, one: Evaluation, figures: bytes, mistakes: bytes | None) -
         )
     if one.videos is not None:
         parts.append(_videos(one))
-    if one.found_faces is not None:
-        parts += [f"<p>{escape(sentence)}</p>" for sentence in one.found_faces.told()]
     parts.append(_picture(figures, f"Confusion, classes, reliability, confidence, curves and intervals of {name}"))
     if mistakes is not None:
         parts.append(

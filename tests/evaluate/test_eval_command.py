@@ -122,6 +122,7 @@ def test_an_audit_gives_the_accuracy_without_what_leaked(faces: Path, tmp_path: 
         (("a", "b", "--png", "x.png"), "one model"),
         (("a", "b", "--task", "detection"), "One detector"),
         (("--task", "detection", "--html", "x.html"), "expression networks"),
+        (("--task", "detection", "--detector", "haar"), "the detector to evaluate is the model"),
         (("--task", "video", "--split", "test"), "not for videos"),
         (("--task", "dreams"), "Unknown task"),
         (("--arch", "resnet18"), "checkpoints"),

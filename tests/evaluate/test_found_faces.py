@@ -59,7 +59,10 @@ def test_what_is_not_found_and_how_it_is_cut_both_count(portraits: Path, tmp_pat
     least, middle, most = found["margin_of_data"]
     assert least < middle < most, "the three were cut at different distances from the face"
     assert "3 of 4" in " ".join(shown.split())
-    assert "top-1 is" in (tmp_path / "report.html").read_text()
+    assert record["data"].endswith(", found by edge-fer-face"), "the picture alone says it too"
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Found by edge-fer-face") < page.index("Class by class"), "before any figure that is of them"
+    assert ">found</th>" in page
     assert (tmp_path / "edge-fer-compact.png").exists()
 
 
