@@ -31,10 +31,11 @@ demo: ## the main job on the clip that ships with the project
 	$(VENV)/bin/edge-fer run --demo
 
 MACHINE ?= this-machine
+PAGE ?= benchmarks/RESULTS.md
 
 bench: ## benchmarks/RESULTS.md with page and pictures, measured on this machine (leave it alone meanwhile)
 	$(VENV)/bin/edge-fer bench --plan benchmarks/plans/results.yaml --data $(DATA) --split test --roofline --device-profile mx250 \
-	  --camera 20s --out benchmarks/results/$(MACHINE) --markdown benchmarks/RESULTS.md
+	  --camera 20s --out benchmarks/results/$(MACHINE) --markdown $(PAGE)
 
 RUN ?= runs/compact
 CARD = docs/models/edge-fer-compact

@@ -248,7 +248,8 @@ def report(found: dict[str, Any]) -> str:
         "Repeat with:",
         "",
         "```",
-        "python benchmarks/loop.py --out benchmarks/results/MACHINE/loop.json --report benchmarks/LOOP.md"
+        f"python benchmarks/loop.py --rounds {settings['rounds']} --seconds {settings['seconds']:g} "
+        "--out benchmarks/results/MACHINE/loop.json --report benchmarks/LOOP.md"
         + (f" --peer {settings['peer']}" if settings["peer"] else ""),
         "```",
         "",
